@@ -1,0 +1,86 @@
+"""Labelled images, checked once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from detrigger.errors import DataError
+
+
+@dataclass(frozen=True)
+class Images:
+    """n labelled images in [0, 1] and the names of the classes.
+
+    Raises DataError for values outside [0, 1] or not finite, labels outside the names, or no images.
+    """
+
+    x: Float[Tensor, "n c h w"] = field(repr=False)
+    y: Int[Tensor, " n"] = field(repr=False)
+    names: tuple[str, ...]
+    path: str = ""
+    """Folder or file they came from."""
+    sha256: str = ""
+    """Of the pixels and labels."""
+
+    def __post_init__(self) -> None:
+        if len(self.x) != len(self.y):
+            raise DataError(f"{len(self.x)} images but {len(self.y)} labels; each image needs one label")
+        if not len(self.x):
+            raise DataError("no images; give a small clean set with images of every class")
+        low, high = self.x.amin().item(), self.x.amax().item()
+        if not (low >= 0 and high <= 1):  # also refuses NaN
+            raise DataError(f"pixels range from {low:.4g} to {high:.4g}, wanted [0, 1]; divide 8-bit images by 255")
+        low, high = int(self.y.min()), int(self.y.max())
+        if low < 0 or high >= len(self.names):
+            raise DataError(f"labels range from {low} to {high}, wanted 0 to {len(self.names) - 1}")
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height, width."""
+        c, h, w = self.x.shape[1:]
+        return c, h, w
+
+    def where(self, chosen: Bool[Tensor, " n"] | Int[Tensor, " m"]) -> Images:
+        """Those chosen by a boolean mask or by positions."""
+        return Images(self.x[chosen], self.y[chosen], self.names, self.path, self.sha256)
+
+    def to(self, device: torch.device) -> Images:
+        """The same on another device."""
+        return Images(self.x.to(device), self.y.to(device), self.names, self.path, self.sha256)
+
+
+def split(images: Images, shares: Sequence[float], *, seed: int) -> tuple[Images, ...]:
+    """Disjoint parts, stratified by class: of every class each part gets its share, rounded.
+
+    `shares` are positive and sum to at most 1. The same seed gives the same parts.
+    Raises DataError if a part would be empty.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    bounds = torch.tensor([0.0, *shares]).cumsum(0)
+    parts: list[list[Tensor]] = [[] for _ in shares]
+    for label in images.y.unique().tolist():
+        here = (images.y.cpu() == label).nonzero()[:, 0]
+        here = here[torch.randperm(len(here), generator=generator)]
+        cuts = (bounds * len(here)).round().long().tolist()
+        for part, start, stop in zip(parts, cuts, cuts[1:], strict=False):
+            part.append(here[start:stop])
+    positions = [torch.cat(part) for part in parts]
+    if not all(len(p) for p in positions):
+        raise DataError(f"{len(images)} images are too few for {len(shares)} disjoint parts; give more images")
+    return tuple(images.where(p.to(images.x.device)) for p in positions)
+
+
+def take(images: Images, per_class: int, *, seed: int) -> Images:
+    """At most `per_class` images of each class, drawn at random."""
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(images), generator=generator)
+    kept = [order[images.y.cpu()[order] == label][:per_class] for label in images.y.unique().tolist()]
+    return images.where(torch.cat(kept).to(images.x.device))

@@ -1,0 +1,187 @@
+"""A classifier of images in [0, 1], with frozen weights and its normalisation inside."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from detrigger.errors import ModelError, UsageError
+
+INPUT = ":in"
+"""Ending of a layer name that means what goes into the layer, not what comes out."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a model came from; empty for one made in memory."""
+
+    path: str = ""
+    """File as the user named it."""
+    format: str = "memory"
+    """`safetensors`, `state-dict` or `memory`."""
+    sha256: str = ""
+    """Of the file's bytes."""
+    architecture: str = ""
+    """`timm:NAME`, `torchvision:NAME` or `file.py:factory`, with its arguments."""
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What a network wants done to images in [0, 1] before it sees them: (x - mean) / std."""
+
+    mean: tuple[float, ...] = (0.0,)
+    """Per channel, or one for all; in units of the [0, 1] scale."""
+    std: tuple[float, ...] = (1.0,)
+    """Per channel, or one for all; positive."""
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A network that maps images in [0, 1] to one logit per class.
+
+    The network is copied, put in eval mode and its weights are frozen: nothing done through a
+    Classifier changes the network that was given. Gradients flow to the images.
+    """
+
+    net: nn.Module = field(repr=False)
+    classes: tuple[str, ...]
+    """Names, in the order of the network's outputs."""
+    image_shape: tuple[int, int, int]
+    """Channels, height, width."""
+    preprocessing: Preprocessing = Preprocessing()
+    probabilities: bool = False
+    """The network returns probabilities; their logarithm serves as logits."""
+    origin: Origin = Origin()
+
+    def __post_init__(self) -> None:
+        frozen = copy.deepcopy(self.net).eval().requires_grad_(False)
+        object.__setattr__(self, "net", frozen)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next((p.device for p in self.net.parameters()), torch.device("cpu"))
+
+    def __call__(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n classes"]:
+        """Logits for images in [0, 1].
+
+        Raises ModelError if the network fails on such images or does not return n x classes.
+        """
+        return forward(self, self.net, x)
+
+    def activations(self, x: Float[Tensor, "n c h w"], layer: str) -> Float[Tensor, "n d"]:
+        """Output of a named layer (its input, if the name ends in `:in`), averaged over positions.
+
+        One column per neuron: a channel of a convolution, a feature of a linear layer.
+        Raises UsageError for a name that is not there.
+        """
+        with torch.no_grad(), recorded(self.net, layer) as seen:
+            self(x)
+        if not seen:
+            raise UsageError(f"layer {layer!r} did not run; choose one of {', '.join(layers(self)[:12])}")
+        return pooled(seen[-1], channels_last=_channels_last(self.net, layer))
+
+
+def forward(model: Classifier, net: nn.Module, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n classes"]:
+    """Logits of `net`, with the preprocessing and output convention of `model`.
+
+    For repairs, which train a copy of a model's network in other than eval mode.
+    """
+    p = model.preprocessing
+    mean, std = (x.new_tensor(v).reshape(1, -1, 1, 1) for v in (p.mean, p.std))
+    try:
+        out = net((x - mean) / std)
+    except (RuntimeError, ValueError, TypeError, IndexError, AssertionError, AttributeError) as error:
+        shape = "×".join(map(str, x.shape[1:]))
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise ModelError(
+            f"the network fails on images of shape {shape} ({reason}); "
+            "check --size, the number of channels and --arch-kw"
+        ) from error
+    if not isinstance(out, Tensor) or out.shape != (len(x), len(model.classes)):
+        got = "×".join(map(str, out.shape)) if isinstance(out, Tensor) else type(out).__name__
+        raise ModelError(
+            f"the network returned {got}, wanted one logit per class, {len(x)}×{len(model.classes)}; "
+            "check the architecture and the number of classes"
+        )
+    return out.float().clamp_min(1e-12).log() if model.probabilities else out
+
+
+def pooled(value: Tensor, *, channels_last: bool) -> Float[Tensor, "n d"]:
+    """Mean over positions: n x d from n x d x h x w (channels first) or n x ... x d (channels last)."""
+    if value.ndim == 2:
+        return value
+    return value.flatten(1, -2).mean(1) if channels_last else value.flatten(2).mean(2)
+
+
+@contextmanager
+def recorded(net: nn.Module, layer: str) -> Iterator[list[Tensor]]:
+    """The tensors that come out of (or, with `:in`, go into) a layer while the block runs."""
+    name = layer.removesuffix(INPUT)
+    modules = dict(net.named_modules())
+    if name not in modules:
+        known = ", ".join([n for n, m in modules.items() if n and not list(m.children())][:12])
+        raise UsageError(f"no layer {name!r} in the network; among others it has: {known}")
+    seen: list[Tensor] = []
+
+    def hook(_module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        value = inputs[0] if layer.endswith(INPUT) else output
+        if isinstance(value, Tensor):
+            seen.append(value)
+
+    handle = modules[name].register_forward_hook(hook)
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
+def _channels_last(net: nn.Module, layer: str) -> bool:
+    module = net.get_submodule(layer.removesuffix(INPUT))
+    return isinstance(module, nn.Linear | nn.LayerNorm)
+
+
+def layers(model: Classifier) -> tuple[str, ...]:
+    """Layers whose neurons can be looked at and pruned, in order of execution, the penultimate last.
+
+    A convolution that feeds a BatchNorm directly is left out: its neurons are those of the BatchNorm.
+    """
+    kinds = (nn.Conv2d, nn.Linear, nn.BatchNorm2d, nn.BatchNorm1d)
+    names = {m: n for n, m in model.net.named_modules() if isinstance(m, kinds)}
+    order: list[str] = []
+    outputs: dict[int, str] = {}
+
+    def hook(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d):
+            fed_by = outputs.get(id(inputs[0]))
+            if fed_by in order:
+                order.remove(fed_by)
+        if names[module] not in order:
+            order.append(names[module])
+        outputs[id(output)] = names[module]
+        alive.append(output)
+
+    alive: list[Any] = []  # so that an id is not given out twice during the pass
+    handles = [m.register_forward_hook(hook) for m in names]
+    try:
+        with torch.no_grad():
+            model(torch.full((1, *model.image_shape), 0.5, device=model.device))
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not order:
+        raise ModelError("the network has no convolution or linear layer to look into")
+    *inner, head = order
+    return (*inner, head + INPUT)
+
+
+def penultimate(model: Classifier) -> str:
+    """Name of the neurons just before the last linear (or convolution) layer."""
+    return layers(model)[-1]

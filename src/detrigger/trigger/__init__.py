@@ -1,0 +1,55 @@
+"""Triggers: one noun for those that were planted, synthesised or loaded, and how to search for each kind."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from detrigger.trigger import patch
+
+
+class Trigger(Protocol):
+    """A stack of k triggers for images of one shape."""
+
+    def __call__(self, x: Float[Tensor, "*k n c h w"]) -> Float[Tensor, "k n c h w"]:
+        """Every trigger stamped on images in [0, 1]: on the same n, or each on its own (k n c h w)."""
+
+    def __getitem__(self, i: int) -> Trigger:
+        """The i-th trigger, as a stack of one."""
+
+    def __len__(self) -> int:
+        """k"""
+
+    def size(self) -> Float[Tensor, " k"]:
+        """How much each changes an image, in the unit of its family."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Its parameters, by name; `Family.load` takes them back."""
+
+    def picture(self) -> Float[Tensor, "k c h w"]:
+        """What each looks like by itself on mid-grey, in [0, 1]."""
+
+    def mask(self) -> Float[Tensor, "k 1 h w"]:
+        """How strongly each changes every pixel, in [0, 1]."""
+
+
+class Family(Protocol):
+    """How to search for one kind of trigger. Parameters are free; `build` makes any of them valid."""
+
+    def init(self, k: int, shape: tuple[int, int, int], generators: list[torch.Generator]) -> dict[str, Tensor]:
+        """Starting parameters for k triggers on images of shape (c, h, w), each from its own generator."""
+
+    def build(self, parameters: dict[str, Tensor]) -> Trigger:
+        """Differentiable in the parameters."""
+
+    def load(self, tensors: dict[str, Tensor]) -> Trigger:
+        """A trigger from what `Trigger.tensors` returned; raises DataError if it is not one."""
+
+    def unit(self) -> str:
+        """Of the size, for people."""
+
+
+FAMILIES: dict[str, Family] = {"patch": patch.PatchFamily()}
