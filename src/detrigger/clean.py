@@ -4,20 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from detrigger.measure import CurvePoint
 from detrigger.model import Classifier
 from detrigger.repair.guard import Judgement
 from detrigger.scan import Scan
-
-
-@dataclass(frozen=True)
-class CurvePoint:
-    """One stop on the way of a repair."""
-
-    share: float
-    """Of the neurons pruned, or of the epochs done, in [0, 1]."""
-    accuracy: float
-    success: float
-    """Highest attack success rate of the synthesised triggers."""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -12,6 +14,17 @@ from detrigger.trigger import Trigger
 
 BATCH = 256
 """Images per forward pass where no gradient is needed."""
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """One stop on the way of a repair."""
+
+    share: float
+    """Of the neurons pruned, or of the epochs done, in [0, 1]."""
+    accuracy: float
+    success: float
+    """Highest attack success rate of the synthesised triggers."""
 
 
 def predictions(model: Classifier, x: Float[Tensor, "n c h w"]) -> Int[Tensor, " n"]:
