@@ -34,7 +34,9 @@ class Images:
             raise DataError("no images; give a small clean set with images of every class")
         low, high = self.x.amin().item(), self.x.amax().item()
         if not (low >= 0 and high <= 1):  # also refuses NaN
-            raise DataError(f"pixels range from {low:.4g} to {high:.4g}, wanted [0, 1]; divide 8-bit images by 255")
+            raise DataError(
+                f"pixels range from {low:.4g} to {high:.4g}, wanted [0, 1]; divide 8-bit images by 255"
+            )
         low, high = int(self.y.min()), int(self.y.max())
         if low < 0 or high >= len(self.names):
             raise DataError(f"labels range from {low} to {high}, wanted 0 to {len(self.names) - 1}")
@@ -74,7 +76,9 @@ def split(images: Images, shares: Sequence[float], *, seed: int) -> tuple[Images
             part.append(here[start:stop])
     positions = [torch.cat(part) for part in parts]
     if not all(len(p) for p in positions):
-        raise DataError(f"{len(images)} images are too few for {len(shares)} disjoint parts; give more images")
+        raise DataError(
+            f"{len(images)} images are too few for {len(shares)} disjoint parts; give more images"
+        )
     return tuple(images.where(p.to(images.x.device)) for p in positions)
 
 

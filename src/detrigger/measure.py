@@ -38,7 +38,9 @@ def accuracy(model: Classifier, images: Images) -> float:
     return (predictions(model, images.x) == images.y).float().mean().item()
 
 
-def recalls(predicted: Int[Tensor, " n"], labels: Int[Tensor, " n"], classes: int) -> Float[Tensor, " classes"]:
+def recalls(
+    predicted: Int[Tensor, " n"], labels: Int[Tensor, " n"], classes: int
+) -> Float[Tensor, " classes"]:
     """Per class, share of its images given its label; NaN for a class without images."""
     right = torch.zeros(classes).index_add_(0, labels.cpu(), (predicted == labels).float().cpu())
     return right / torch.bincount(labels.cpu(), minlength=classes)

@@ -39,7 +39,9 @@ class Trigger(Protocol):
 class Family(Protocol):
     """How to search for one kind of trigger. Parameters are free; `build` makes any of them valid."""
 
-    def init(self, k: int, shape: tuple[int, int, int], generators: list[torch.Generator]) -> dict[str, Tensor]:
+    def init(
+        self, k: int, shape: tuple[int, int, int], generators: list[torch.Generator]
+    ) -> dict[str, Tensor]:
         """Starting parameters for k triggers on images of shape (c, h, w), each from its own generator."""
 
     def build(self, parameters: dict[str, Tensor]) -> Trigger:

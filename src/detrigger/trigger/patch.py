@@ -54,7 +54,9 @@ class PatchTrigger:
 class PatchFamily:
     """Searches in the space of logits of mask and pattern, so every value is valid."""
 
-    def init(self, k: int, shape: tuple[int, int, int], generators: list[torch.Generator]) -> dict[str, Tensor]:
+    def init(
+        self, k: int, shape: tuple[int, int, int], generators: list[torch.Generator]
+    ) -> dict[str, Tensor]:
         """A faint mask everywhere (so that every pixel has a gradient) and a grey, slightly noisy pattern."""
         c, h, w = shape
         noise = torch.stack([torch.randn(c + 1, h, w, generator=g) for g in generators])
@@ -69,7 +71,9 @@ class PatchFamily:
         try:
             masks, patterns = tensors["masks"].float(), tensors["patterns"].float()
         except KeyError as missing:
-            raise DataError(f"a patch trigger needs tensors masks and patterns, {missing} is missing") from missing
+            raise DataError(
+                f"a patch trigger needs tensors masks and patterns, {missing} is missing"
+            ) from missing
         fits = masks.ndim == patterns.ndim == 4 and masks.shape[1] == 1
         if not fits or masks.shape[::2] != patterns.shape[::2] or masks.shape[3] != patterns.shape[3]:
             raise DataError(
