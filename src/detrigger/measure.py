@@ -55,3 +55,21 @@ def hits(model: Classifier, images: Images, trigger: Trigger, target: int) -> Bo
 def success(model: Classifier, images: Images, trigger: Trigger, target: int) -> float:
     """Attack success rate: share of images not of the target class that are given it when stamped."""
     return hits(model, images, trigger, target).float().mean().item()
+
+
+def upper_bound(successes: int, trials: int, confidence: float = 0.95) -> float:
+    """One-sided Clopper-Pearson upper bound on a rate seen `successes` times in `trials` trials.
+
+    The rate p at which P(X <= successes) falls to 1 - confidence for X binomial (Clopper and Pearson 1934).
+    """
+    if successes >= trials:
+        return 1.0
+    low, high = successes / trials, 1.0
+    counts = torch.arange(successes + 1, dtype=torch.float64)
+    n = torch.tensor(float(trials), dtype=torch.float64)
+    choose = torch.lgamma(n + 1) - torch.lgamma(counts + 1) - torch.lgamma(n - counts + 1)
+    for _ in range(60):
+        p = torch.tensor((low + high) / 2, dtype=torch.float64)
+        below = (choose + counts * p.log() + (n - counts) * (1 - p).log()).logsumexp(0).exp().item()
+        low, high = (p.item(), high) if below > 1 - confidence else (low, p.item())
+    return high

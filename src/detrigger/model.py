@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -58,16 +59,23 @@ class Classifier:
     preprocessing: Preprocessing = Preprocessing()
     probabilities: bool = False
     """The network returns probabilities; their logarithm serves as logits."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Of the computation; the weights are fp32 all the same."""
     origin: Origin = Origin()
 
     def __post_init__(self) -> None:
         frozen = copy.deepcopy(self.net).eval().requires_grad_(False)
+        frozen = frozen.to(memory_format=torch.channels_last)  # 1.5 to 4 times as fast on CPUs
         object.__setattr__(self, "net", frozen)
 
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return next((p.device for p in self.net.parameters()), torch.device("cpu"))
+
+    def to(self, device: torch.device) -> Classifier:
+        """The same on another device."""
+        return dataclasses.replace(self, net=copy.deepcopy(self.net).to(device))
 
     def __call__(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n classes"]:
         """Logits for images in [0, 1].
@@ -96,8 +104,10 @@ def forward(model: Classifier, net: nn.Module, x: Float[Tensor, "n c h w"]) -> F
     """
     p = model.preprocessing
     mean, std = (x.new_tensor(v).reshape(1, -1, 1, 1) for v in (p.mean, p.std))
+    ready = ((x - mean) / std).contiguous(memory_format=torch.channels_last)
     try:
-        out = net((x - mean) / std)
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=model.precision == "bf16"):
+            out = net(ready)
     except (RuntimeError, ValueError, TypeError, IndexError, AssertionError, AttributeError) as error:
         shape = "×".join(map(str, x.shape[1:]))
         reason = str(error).strip().split("\n")[0] or type(error).__name__
@@ -111,7 +121,8 @@ def forward(model: Classifier, net: nn.Module, x: Float[Tensor, "n c h w"]) -> F
             f"the network returned {got}, wanted one logit per class, {len(x)}×{len(model.classes)}; "
             "check the architecture and the number of classes"
         )
-    return out.float().clamp_min(1e-12).log() if model.probabilities else out
+    out = out.float()
+    return out.clamp_min(1e-12).log() if model.probabilities else out
 
 
 def pooled(value: Tensor, *, channels_last: bool) -> Float[Tensor, "n d"]:
@@ -154,7 +165,7 @@ def layers(model: Classifier) -> tuple[str, ...]:
     A convolution that feeds a BatchNorm directly is left out: its neurons are those of the BatchNorm.
     """
     kinds = (nn.Conv2d, nn.Linear, nn.BatchNorm2d, nn.BatchNorm1d)
-    names = {m: n for n, m in model.net.named_modules() if isinstance(m, kinds)}
+    names: dict[nn.Module, str] = {m: n for n, m in model.net.named_modules() if isinstance(m, kinds)}
     order: list[str] = []
     outputs: dict[int, str] = {}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -11,6 +11,7 @@ from torch import Tensor
 from detrigger.trigger import patch
 
 
+@runtime_checkable
 class Trigger(Protocol):
     """A stack of k triggers for images of one shape."""
 
@@ -36,6 +37,7 @@ class Trigger(Protocol):
         """How strongly each changes every pixel, in [0, 1]."""
 
 
+@runtime_checkable
 class Family(Protocol):
     """How to search for one kind of trigger. Parameters are free; `build` makes any of them valid."""
 

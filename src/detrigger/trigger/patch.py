@@ -77,7 +77,8 @@ class PatchFamily:
         fits = masks.ndim == patterns.ndim == 4 and masks.shape[1] == 1
         if not fits or masks.shape[::2] != patterns.shape[::2] or masks.shape[3] != patterns.shape[3]:
             raise DataError(
-                f"masks {tuple(masks.shape)} and patterns {tuple(patterns.shape)} do not fit: wanted k×1×h×w and k×c×h×w"
+                f"masks {tuple(masks.shape)} and patterns {tuple(patterns.shape)} do not fit; "
+                "wanted k×1×h×w and k×c×h×w"
             )
         for name, value in {"masks": masks, "patterns": patterns}.items():
             if not bool(((value >= 0) & (value <= 1)).all()):

@@ -1,0 +1,5 @@
+"""`python -m detrigger` is `detrigger`."""
+
+from detrigger.cli import main
+
+main()

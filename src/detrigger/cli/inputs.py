@@ -1,0 +1,93 @@
+"""Flags that name a model and its data, and how both are read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+from cyclopts import Parameter
+
+from detrigger.errors import UsageError
+from detrigger.images import Images
+from detrigger.load import load_classifier, load_images, parse_arguments
+from detrigger.model import Classifier, Preprocessing
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class InputFlags:
+    """How to read the model and the data."""
+
+    data: Path
+    """Clean labelled images: a folder of class folders, or an .npz with x and y."""
+    arch: str = ""
+    """Architecture: timm:NAME, torchvision:NAME or path/to/file.py:factory (your own, trusted code)."""
+    arch_kw: Annotated[tuple[str, ...], Parameter(negative_iterable="", consume_multiple=False)] = ()
+    """Argument of the architecture as key=value (value read as JSON where it parses); repeat for more."""
+    mean: tuple[float, ...] = ()
+    """Mean that the model expects subtracted from images in [0, 1], one value per channel or one for all."""
+    std: tuple[float, ...] = ()
+    """Standard deviation that it expects them divided by, likewise."""
+    size: int | None = None
+    """Resize images to this many pixels (shorter side, then centre crop)."""
+    channels: Literal[1, 3] | None = None
+    """Read images as grey (1) or colour (3); by default as they are."""
+    interpolation: Literal["nearest", "bilinear", "bicubic"] = "bilinear"
+    """For --size."""
+    per_class: int | None = None
+    """Use at most this many images of each class."""
+    seed: int = 0
+    """Of everything drawn at random."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+
+
+def read_inputs(model: Path, flags: InputFlags) -> tuple[Classifier, Images]:
+    """The classifier and its images, checked, on the device."""
+    images = load_images(
+        flags.data,
+        size=flags.size,
+        channels=flags.channels,
+        interpolation=flags.interpolation,
+        limit_per_class=flags.per_class,
+        seed=flags.seed,
+    )
+    classifier = load_classifier(
+        model,
+        flags.arch,
+        parse_arguments(list(flags.arch_kw)),
+        shape=images.shape,
+        names=images.names,
+        preprocessing=_preprocessing(flags, images.shape[0]),
+    )
+    chosen = _device(flags.device)
+    return classifier.to(chosen), images.to(chosen)
+
+
+def _preprocessing(flags: InputFlags, channels: int) -> Preprocessing:
+    default = Preprocessing()
+    mean, std = flags.mean or default.mean, flags.std or default.std
+    for name, values in {"--mean": mean, "--std": std}.items():
+        if len(values) not in (1, channels):
+            raise UsageError(f"{name} has {len(values)} values, wanted 1 or {channels} (one per channel)")
+    if min(std) <= 0:
+        raise UsageError(f"--std must be positive, got {min(std)}")
+    return Preprocessing(mean, std)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UsageError(f"no device {name!r}; use auto, cpu, cuda or cuda:N") from error
+    if device.type == "cuda" and (
+        not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()
+    ):
+        raise UsageError(f"{name} is not available on this machine; use --device cpu")
+    if device.type not in ("cpu", "cuda"):
+        raise UsageError(f"no device {name!r}; use auto, cpu, cuda or cuda:N")
+    return device

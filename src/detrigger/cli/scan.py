@@ -1,0 +1,121 @@
+"""`detrigger scan`"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import shutil
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from detrigger import engine
+from detrigger.cli.console import emit, progress, show
+from detrigger.cli.inputs import InputFlags, read_inputs
+from detrigger.cli.results import check_writable, write_scan
+from detrigger.errors import UsageError
+from detrigger.images import Images
+from detrigger.invert import Map
+from detrigger.model import Classifier
+from detrigger.report.document import document, encode
+from detrigger.report.text import summary
+from detrigger.scan import ScanConfig
+from detrigger.scan import scan as run_scan
+
+EXITS = {"clean": 0, "backdoored": 1, "inconclusive": 3}
+KEPT = ".detrigger-work"
+"""Folder in --out with the results of an unfinished scan."""
+
+
+def scan(
+    model: Path,
+    *,
+    inputs: InputFlags,
+    out: Path | None = None,
+    format: Literal["text", "json"] = "text",
+    classes: str = "",
+    config: Annotated[ScanConfig, Parameter(name="*")] = ScanConfig(),
+    jobs: int = 1,
+    resume: bool = False,
+) -> int:
+    """Look for a backdoor in a model file.
+
+    Parameters
+    ----------
+    model
+        Weights: .safetensors, or a state dict .pth/.pt.
+    out
+        Folder for report.json, report.html and triggers/; without it only the summary is printed.
+    format
+        Of what is printed.
+    classes
+        Try only these classes as targets: indices separated by commas, e.g. 0,3,7.
+    jobs
+        Threads that share the classes; the result does not depend on it.
+    resume
+        Go on with an interrupted scan in the same --out.
+    """
+    targets = _indices(classes)
+    if jobs < 1:
+        raise UsageError(f"--jobs is {jobs}, wanted 1 or more")
+    if resume and out is None:
+        raise UsageError("--resume needs the --out folder of the interrupted scan")
+    if out:
+        check_writable(out)
+    classifier, images = read_inputs(model, inputs)
+    run = _map(classifier, images, config, inputs.seed, jobs, out, resume=resume)
+    with progress("scanning classes") as callback:
+        result = run_scan(
+            classifier, images, config, targets=targets, seed=inputs.seed, map=run, progress=callback
+        )
+    if out:
+        made = write_scan(out, result, images, classifier)
+        shutil.rmtree(out / KEPT, ignore_errors=True)
+    else:
+        made = document(result, model=classifier)
+    if format == "json":
+        emit(encode(made).decode())
+    else:
+        show(summary(made, folder=str(out) if out else None))
+    return EXITS[result.finding.verdict]
+
+
+def _indices(classes: str) -> tuple[int, ...]:
+    try:
+        return tuple(sorted({int(c) for c in classes.split(",") if c.strip()}))
+    except ValueError as error:
+        raise UsageError(
+            f"--classes is {classes!r}, wanted indices separated by commas, e.g. 0,3,7"
+        ) from error
+
+
+def _map(
+    model: Classifier,
+    images: Images,
+    config: ScanConfig,
+    seed: int,
+    jobs: int,
+    out: Path | None,
+    *,
+    resume: bool,
+) -> Map:
+    run: Map = engine.threads(jobs) if jobs > 1 else map
+    if out is None:
+        return run
+    folder = out / KEPT
+    if not resume:
+        shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(exist_ok=True)
+    return engine.remembered(
+        run,
+        folder,
+        {
+            "version": importlib.metadata.version("detrigger"),
+            "model": model.origin,
+            "preprocessing": model.preprocessing,
+            "data": images.sha256,
+            "config": dataclasses.asdict(config),
+            "seed": seed,
+        },
+    )

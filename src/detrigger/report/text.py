@@ -1,0 +1,199 @@
+"""A scan in a terminal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from detrigger.identify import Match
+from detrigger.load.inspect import Inspection
+from detrigger.report import words
+from detrigger.report.schema import Document
+
+ROWS = 15
+"""Classes listed at most."""
+
+LISTED = 40
+"""Tensors and imports of a file listed at most."""
+
+STYLES = {"clean": "bold green", "backdoored": "bold red", "inconclusive": "bold yellow"}
+
+
+def summary(report: Document, *, folder: Path | str | None = None) -> Group:
+    """What rich prints for a report: verdict, reasons, classes, repairs, cost; readable without colours.
+
+    `folder` is where the report's files were written, if they were. No text in the report is taken as
+    markup, and control characters in it are spelt out.
+    """
+    verdict = words.verdict(report)
+    parts: list[RenderableType] = [_coloured(verdict, STYLES[report.verdict])]
+    repair = words.repair(report)
+    if repair and report.cleaning:
+        parts.append(_coloured(repair, "bold green" if report.cleaning.repaired else "bold yellow"))
+    reasons = [words.printable(reason) for reason in report.reasons]
+    parts.append(_bullets([reason for reason in reasons if reason.rstrip(". ") not in verdict]))
+    if report.classes:
+        parts += [Text(""), *_classes(report)]
+    if report.repairs:
+        parts += [Text(""), *_repairs(report)]
+    parts += [Text(""), Text(_cost(report))]
+    if folder is not None:
+        parts += [Text(line, overflow="fold") for line in _files(report, folder)]
+    return Group(*parts)
+
+
+def match_table(match: Match, classes: tuple[str, ...]) -> Group:
+    """A found trigger beside a known one: effectiveness, looks, neurons."""
+    pair = _table("", "Found", "Known")
+    pair.add_row(
+        "Attack success rate", words.percent(match.success_found), words.percent(match.success_known)
+    )
+    pair.add_row("Size", words.tenth(match.size_found), words.tenth(match.size_known))
+    looks = _table("Looks", "")
+    looks.add_row("Overlap of the masks", words.percent(match.mask_overlap))
+    looks.add_row("Distance of their centres, pixels", words.tenth(match.centre_distance))
+    looks.add_row("Difference of the colours", words.percent(match.colour_difference))
+    looks.add_row("Structural similarity", words.number(match.structural_similarity))
+    neurons = _table("Layer", "Neurons", "Clean", "Known", "Found", "Shared", "Cosine")
+    for n in match.neurons:
+        neurons.add_row(
+            Text(words.printable(n.layer)),
+            str(n.top_neurons),
+            words.number(n.activation_clean),
+            words.number(n.activation_known),
+            words.number(n.activation_found),
+            words.percent(n.top_overlap),
+            words.number(n.cosine),
+        )
+    heading = Text(f"Found and known trigger of class {words.called(classes, match.target)}")
+    note = Text("Mean activation of the neurons that the known trigger raises most (top 1 %).")
+    return Group(heading, Text(""), pair, Text(""), looks, Text(""), note, neurons)
+
+
+def inspection_table(found: Inspection) -> Group:
+    """What a file is, what it holds and what it would run."""
+    verdict = "DANGEROUS: opening it with ordinary tools could run code."
+    safe = "SAFE TO READ: nothing in it would run."
+    facts = Table.grid(padding=(0, 2))
+    for name, value in {
+        "File": words.printable(found.path),
+        "Format": f"{found.format}, {found.description}",
+        "Size": f"{found.size_bytes:,} bytes",
+        "SHA-256": found.sha256 or words.NONE,
+        "Tensors": f"{len(found.tensors):,} with {found.parameters:,} values",
+    }.items():
+        facts.add_row(name, Text(value, overflow="fold"))
+    parts: list[RenderableType] = [
+        _coloured(verdict if found.dangerous else safe, "bold red" if found.dangerous else "bold green"),
+        facts,
+        _bullets([words.printable(sentence) for sentence in found.findings]),
+    ]
+    if found.would_run:
+        called = [f"{g.name} ({g.member})" if g.member else g.name for g in found.would_run[:LISTED]]
+        more = [f"{len(found.would_run) - LISTED} more"] if len(found.would_run) > LISTED else []
+        parts += [Text("Its pickles would import:"), _bullets([words.printable(c) for c in called + more])]
+    if found.tensors:
+        table = _table("Tensor", "Shape", "Type")
+        for name, shape, kind in found.tensors[:LISTED]:
+            table.add_row(Text(words.printable(name)), "×".join(map(str, shape)) or "one value", kind)
+        parts += [Text(""), table]
+        if len(found.tensors) > LISTED:
+            parts.append(Text(f"and {len(found.tensors) - LISTED} more tensors"))
+    return Group(*parts)
+
+
+def _table(first: str, *others: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
+    table.add_column(first, overflow="fold")
+    for heading in others:
+        table.add_column(heading, justify="right")
+    return table
+
+
+def _coloured(sentence: str, style: str) -> Text:
+    word, colon, rest = sentence.partition(":")
+    return Text.assemble((word + colon, style), rest)
+
+
+def _classes(report: Document) -> list[RenderableType]:
+    unit = words.unit(report.family)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table.add_column("Class", justify="right")
+    table.add_column("Name", max_width=28, no_wrap=True, overflow="ellipsis")
+    table.add_column(f"Size, {unit}" if unit else "Size", justify="right")
+    table.add_column("Score", justify="right")
+    table.add_column("Success", justify="right")
+    table.add_column("")
+    ordered = sorted(report.classes, key=words.suspicion)
+    for c in ordered[:ROWS]:
+        note = "SUSPECT" if c.suspect else "" if c.inverted else "no trigger"
+        table.add_row(
+            str(c.index),
+            Text(words.printable(c.name)),
+            words.tenth(c.size),
+            words.tenth(c.log_size_score),
+            words.percent(c.success),
+            note,
+            style="bold" if c.suspect else "",
+        )
+    more = len(ordered) - ROWS
+    return [table] if more <= 0 else [table, Text(f"and {more} more classes with larger triggers or none")]
+
+
+def _repairs(report: Document) -> list[RenderableType]:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
+    table.add_column("Round", justify="right")
+    table.add_column("Repair", max_width=20, no_wrap=True, overflow="ellipsis")
+    for heading in ("Accuracy", "Success", "at most"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("")
+    for r in report.repairs:
+        table.add_row(
+            str(r.round),
+            Text(words.printable(r.method)),
+            _change(r.accuracy.before, r.accuracy.after),
+            _change(r.synthesised_asr.before, r.synthesised_asr.after),
+            words.percent(r.synthesised_asr.upper95),
+            "CHOSEN" if r.chosen else "accepted" if r.accepted else "refused",
+            style="bold" if r.chosen else "",
+        )
+    refused = [
+        f"round {r.round}, {words.printable(r.method)}: {words.printable(r.reason)}"
+        for r in report.repairs
+        if not r.accepted
+    ]
+    return [table, Text(""), _bullets(refused)] if refused else [table]
+
+
+def _bullets(lines: list[str]) -> Table:
+    grid = Table.grid(padding=(0, 1))
+    for line in lines:
+        grid.add_row(Text("  *"), Text(line))
+    return grid
+
+
+def _change(before: float | None, after: float | None) -> str:
+    return f"{words.percent(before).removesuffix(' %')} to {words.percent(after)}"
+
+
+def _cost(report: Document) -> str:
+    cost = report.cost
+    return (
+        f"{words.duration(cost.seconds)} ({words.duration(cost.cpu_seconds)} of CPU), "
+        f"{cost.image_passes:,} image passes, {words.printable(cost.device)} "
+        f"{words.printable(cost.precision)}; {report.data.images:,} images, "
+        f"accuracy {words.percent(report.data.accuracy)}; seed {report.seed}"
+    )
+
+
+def _files(report: Document, folder: Path | str) -> list[str]:
+    where = words.printable(str(folder))
+    lines = [f"Report: {where}/report.html and {where}/report.json"]
+    for b in report.backdoors[:ROWS]:
+        lines.append(f"Trigger of class {b.target}: {where}/{words.printable(b.trigger)}")
+    more = len(report.backdoors) - ROWS
+    return [*lines, f"and {more} more triggers"] if more > 0 else lines

@@ -1,0 +1,79 @@
+"""Classifiers and triggers to files, whole or not at all."""
+
+from __future__ import annotations
+
+import io
+import os
+import secrets
+from pathlib import Path
+
+import torch
+from safetensors.torch import save as to_safetensors
+from torch import Tensor
+
+from detrigger.errors import OutputError, UsageError
+from detrigger.model import Classifier
+from detrigger.trigger import FAMILIES, Trigger
+
+
+def save_classifier(model: Classifier, path: Path | str) -> None:
+    """Write the weights in the format they came in: a state dict for one, else safetensors.
+
+    Names and types are those of the network. Weights that are shared are written under each of their names.
+    Raises OutputError if the path cannot be written, or is the file the model was loaded from.
+    """
+    path = Path(path)
+    if model.origin.path:
+        check_target(path, Path(model.origin.path))
+    state = {name: _alone(value) for name, value in model.net.state_dict().items()}
+    if model.origin.format == "state-dict":
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        write_atomically(path, buffer.getvalue())
+    else:
+        write_atomically(path, to_safetensors(state, metadata={"format": "pt"}))
+
+
+def check_target(path: Path, original: Path) -> None:
+    """Raises OutputError if a path to write to is the original model file, under whatever name."""
+    if path.exists() and original.exists() and path.samefile(original):
+        raise OutputError(f"{path} is the original model, which is not overwritten; give another path")
+
+
+def save_trigger(trigger: Trigger, path: Path | str, *, target: int | None, family: str) -> None:
+    """Write a stack of triggers as safetensors, with its family and target class as metadata.
+
+    Raises UsageError for an unknown family, OutputError if the path cannot be written.
+    """
+    if family not in FAMILIES:
+        raise UsageError(f"unknown family {family!r}; choose one of {', '.join(FAMILIES)}")
+    metadata = {"family": family} | ({} if target is None else {"target": str(target)})
+    tensors = {name: _alone(value) for name, value in trigger.tensors().items()}
+    write_atomically(path, to_safetensors(tensors, metadata=metadata))
+
+
+def _alone(value: Tensor) -> Tensor:
+    """In memory of its own, as safetensors wants it."""
+    return value.detach().cpu().clone(memory_format=torch.contiguous_format)
+
+
+def write_atomically(path: Path | str, data: bytes) -> None:
+    """Write a file so that it is there whole, or as it was before; its folder must exist.
+
+    Raises OutputError if it cannot be written.
+    """
+    path = Path(path)
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        try:
+            with part.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"cannot write {path} ({error.strerror}); check that its folder exists and may be written"
+        ) from error
