@@ -12,7 +12,14 @@ from safetensors.torch import save_file, save_model
 from torch import Tensor, nn
 
 from detrigger.errors import DataError, ModelError, UsageError
-from detrigger.load import load_classifier, load_images, load_trigger, parse_arguments, read_tensors
+from detrigger.load import (
+    load_classifier,
+    load_images,
+    load_trigger,
+    parse_arguments,
+    read_tensors,
+    state_dict,
+)
 from detrigger.load.architecture import build
 from detrigger.model import Classifier, Preprocessing
 from detrigger.save import save_trigger
@@ -188,6 +195,13 @@ def test_a_payload_in_a_checkpoint_is_named_and_does_not_run(tmp_path: Path, leg
         read_tensors(path)
     with pytest.raises(ModelError, match=r"a Python pickle that would import posix.system"):
         read_tensors(plain_pickle(tmp_path / "m.pkl", marker, 4))
+    assert not marker.exists()
+
+
+def test_pytorch_too_is_told_to_read_nothing_but_weights(tmp_path: Path) -> None:
+    marker = tmp_path / "marker"
+    with pytest.raises(ModelError, match="cannot read .* as a state dict"):
+        state_dict.read(checkpoint(tmp_path / "m.pth", marker))
     assert not marker.exists()
 
 
@@ -473,6 +487,13 @@ def test_corrupt_images_are_counted_and_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=f"2 of 3 images cannot be read, the first is {bad}") as error:
         load_images(tmp_path)
     assert "\n" not in str(error.value)
+
+
+def test_only_common_kinds_of_images_are_decoded(tmp_path: Path) -> None:
+    picture(tmp_path / "a" / "1.png")
+    picture(tmp_path / "b" / "2.pcx").rename(tmp_path / "b" / "2.png")
+    with pytest.raises(DataError, match="1 of 2 images cannot be read"):
+        load_images(tmp_path)
 
 
 @pytest.mark.parametrize("limit", [10, 20])

@@ -83,7 +83,9 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: p
 def test_a_written_file_replaces_the_old_and_is_as_readable_as_any(tmp_path: Path) -> None:
     (tmp_path / "plain").write_bytes(b"")
     write_atomically(tmp_path / "a", b"one")
-    write_atomically(tmp_path / "a", b"two")
+    with (tmp_path / "a").open("rb") as reader:
+        write_atomically(tmp_path / "a", b"two")
+        assert reader.read() == b"one"  # who reads meanwhile sees the old file whole
     assert (tmp_path / "a").read_bytes() == b"two"
     assert (tmp_path / "a").stat().st_mode == (tmp_path / "plain").stat().st_mode
 

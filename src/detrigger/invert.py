@@ -73,7 +73,7 @@ class InvertConfig:
     batch: int = 320
     """Images per forward and backward pass; classes share one."""
     precision: fast.Precision = "auto"
-    """Of the search: bf16 where this machine is measured to be faster with it. Success is measured in fp32."""
+    """Of the search: bf16 where that is measured to be faster. Success is always measured in fp32."""
 
 
 @dataclass(frozen=True)

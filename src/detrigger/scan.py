@@ -34,7 +34,7 @@ class ScanConfig:
     budget: Budget = "standard"
     """How much work: quick about 0.3, standard 1, thorough 7 times the image passes."""
     precision: fast.Precision = "auto"
-    """Of the search: `auto` is bf16 where it is measured to be faster; `fp32` gives the same on any machine."""
+    """Of the search: `auto` is bf16 where that is measured to be faster; `fp32` is the same anywhere."""
     synthesis: Literal["detrigger", "neural-cleanse"] = "detrigger"
     """`neural-cleanse` is the published method with the published verdict, for comparison; slow."""
 

@@ -1,6 +1,6 @@
 """Unlearning: a short fine-tuning on clean images and on stamped images with their right labels.
 
-Menisov (2022), "Neutralisation"; Wang et al. (2019), section VI-C. Training itself decides which weights change.
+Menisov (2022), "Neutralisation"; Wang et al. (2019), section VI-C. Training decides which weights change.
 """
 
 from __future__ import annotations
