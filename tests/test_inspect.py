@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hostile import NET, archive, checkpoint, from_memo, plain_pickle, unknown_name, with_payload_inside
+from hostile import archive, checkpoint, from_memo, plain_pickle, unknown_name, with_payload_inside
+from nets import NET
 from safetensors.torch import save, save_file
 
 from detrigger.errors import ModelError

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hostile import NET
+from nets import NET
 from torch import nn
 
 from detrigger.errors import OutputError, UsageError

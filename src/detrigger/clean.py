@@ -63,10 +63,10 @@ class Cleaning:
 def clean(
     model: Classifier,
     images: Images,
-    scan_config: ScanConfig,
-    config: CleanConfig,
+    scan_config: ScanConfig = ScanConfig(),
+    config: CleanConfig = CleanConfig(),
     *,
-    guard: GuardConfig | None = None,
+    guard: GuardConfig = GuardConfig(),
     first: Scan | None = None,
     seed: int = 0,
     progress: Progress = silent,
@@ -87,7 +87,7 @@ def clean(
         if scans[-1].finding.verdict != "backdoored":
             break
         pool.extend(scans[-1].backdoors)
-        tried = _round(model, current, images, pool, config, guard or GuardConfig(), number, seed)
+        tried = _round(model, current, images, pool, config, guard, number, seed)
         best = min((t for t in tried if t[1].judgement.accepted), key=_badness, default=None)
         attempts += [_mark(attempt, chosen=best is not None and attempt is best[1]) for _, attempt in tried]
         if best is None:
@@ -128,6 +128,8 @@ def _round(
             tried.append((repaired.model, attempt))
         if any(attempt.judgement.accepted for _, attempt in tried):
             break
+    if not tried:
+        raise UsageError(f"repair {config.method!r} does not apply to this network; use --method auto")
     return tried
 
 

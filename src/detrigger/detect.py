@@ -70,13 +70,21 @@ class DetectConfig:
     intercept: float = -7.8
     """Log-odds of a backdoor at index 0 and gap 0."""
     alarm: float = 0.6
-    """Probability from which a class is suspect and the verdict `backdoored`; 0 to 1."""
+    """Probability from which the verdict is `backdoored`; 0 to 1."""
     doubt: float = 0.35
-    """Probability from which the verdict is `inconclusive`; 0 to 1."""
+    """Probability from which a class is suspect and the verdict at least `inconclusive`; 0 to 1."""
 
 
-PLAIN = DetectConfig(log_sizes=False, spread_floor=1e-3, index_weight=10.0, gap_weight=0.0, intercept=-20.0)
-"""The published rule: alarm at a plain outlier index above 2."""
+PLAIN = DetectConfig(
+    log_sizes=False,
+    spread_floor=1e-3,
+    index_weight=10.0,
+    gap_weight=0.0,
+    intercept=-20.0,
+    alarm=0.5,
+    doubt=0.5,
+)
+"""The published rule: alarm at a plain outlier index of 2 or more, and no doubt below."""
 
 
 def detect(inversion: Inversion, names: tuple[str, ...], config: DetectConfig) -> Finding:

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from detrigger import fast, measure, schedule
+from detrigger.errors import ModelError
 from detrigger.images import Images, split
 from detrigger.model import Classifier
 from detrigger.trigger import FAMILIES, Trigger
@@ -65,7 +66,8 @@ class InvertConfig:
     memory: float = 0.8
     """Of the moving average of success; 0 to 1."""
     patience: int = 40
-    """Steps without a smaller trigger after which a class stops."""
+    """Steps with neither a smaller trigger nor a new highest weight after which a class that has a trigger
+    stops; 1 or more."""
     held_out: float = 0.4
     """Share of the images kept to measure success, never searched on; 0 to 1."""
     measured: int = 128
@@ -108,28 +110,50 @@ def invert(
 
     A class's result depends on the model, the images, the class, the seed and the config alone (up to
     rounding, if classes are put into other chunks). Images of the target class are left out for it.
+    Raises ModelError for a network whose outputs or gradients are not finite.
     """
     searched, held_out = split(images, (1 - config.held_out, config.held_out), seed=seed)
     at_once = max(1, config.batch // config.images_per_step)
     chunks = [targets[start : start + at_once] for start in range(0, len(targets), at_once)]
     quick = fast.fastest(model, searched.x[: config.batch], config.precision)
-    results: list[Tensors] = []
-    for result in map(lambda chunk: _search(quick, searched, chunk, family, config, seed), chunks):
+    total, done = len(chunks) * config.steps, 0
+
+    def tick() -> None:
+        nonlocal done
+        done += 1
+        progress(min(done, total), total)
+
+    results = []
+    for result in map(lambda chunk: _search(quick, searched, chunk, family, config, seed, tick), chunks):
         results.append(result)
-        progress(sum(len(r[PASSES]) for r in results), len(targets))
+        done = max(done, len(results) * config.steps)
+        progress(done, total)
     merged = {name: torch.cat([r[name] for r in results]) for name in results[0]}
     passes = int(merged.pop(PASSES).sum())
     trigger = FAMILIES[family].build(merged)
     success = []
     for i, target in enumerate(targets):
-        others = held_out.where((held_out.y != target).nonzero()[: config.measured, 0])
+        others = sample(held_out, target, config.measured, seed)
         success.append(measure.success(model, others, trigger[i], target))
         passes += len(others)
     return Inversion(family, targets, trigger, trigger.size(), torch.tensor(success), passes, quick.precision)
 
 
+def sample(images: Images, target: int, count: int, seed: int) -> Images:
+    """At most `count` images that are not of the target class, drawn at random."""
+    others = (images.y.cpu() != target).nonzero()[:, 0]
+    order = torch.randperm(len(others), generator=torch.Generator().manual_seed(seed))
+    return images.where(others[order[:count]].to(images.x.device))
+
+
 def _search(
-    model: Classifier, images: Images, targets: tuple[int, ...], family: str, config: InvertConfig, seed: int
+    model: Classifier,
+    images: Images,
+    targets: tuple[int, ...],
+    family: str,
+    config: InvertConfig,
+    seed: int,
+    tick: Callable[[], None],
 ) -> Tensors:
     k, n = len(targets), config.images_per_step
     generators = [torch.Generator().manual_seed(seed * 100_003 + t) for t in targets]
@@ -140,6 +164,7 @@ def _search(
     labels = torch.tensor(targets)
     state = schedule.start(k, config.weight)
     adam = torch.optim.Adam(parameters.values(), lr=config.learning_rate, betas=(0.5, 0.9))
+    stopped = torch.zeros(k, dtype=torch.bool)
     passes = 0
     for _ in range(config.steps):
         drawn = [o[torch.randint(len(o), (n,), generator=g)] for o, g in zip(others, generators, strict=True)]
@@ -155,12 +180,24 @@ def _search(
         state, better = schedule.press(
             state, size.detach(), hit, wanted=config.success, rate=config.weight_rate, memory=config.memory
         )
+        better &= ~stopped  # a class ends as if it were alone, whatever the others still do
         for name, p in parameters.items():
             best[name][better] = p.detach()[better]
         adam.step()
-        if bool((state.stale > config.patience).all()):
+        stopped |= (state.stale > config.patience) & state.best.isfinite()
+        if bool(stopped.all()):
             break
+    check_numbers(parameters)
     never = state.best.isinf()
     for name, p in parameters.items():
         best[name][never] = p.detach()[never]
     return {**best, PASSES: torch.full((k,), passes // k)}
+
+
+def check_numbers(parameters: Tensors) -> None:
+    """Raises ModelError if a search was led to NaN or infinity, where it can find nothing."""
+    if not all(bool(p.isfinite().all()) for p in parameters.values()):
+        raise ModelError(
+            "the search for triggers met NaN: the network's outputs or gradients are not finite for some "
+            "images in [0, 1]; check its weights, --mean and --std"
+        )

@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 
 from detrigger import measure
 from detrigger.images import Images, split
-from detrigger.invert import Inversion, Progress
+from detrigger.invert import Inversion, Progress, check_numbers, sample
 from detrigger.model import Classifier
 from detrigger.trigger import FAMILIES
 
@@ -58,16 +58,14 @@ class _Weight:
     went_down: bool = False
 
     def update(self, success: float, config: NeuralCleanseConfig) -> None:
-        if self.value == 0 and success >= config.success:
-            self.up += 1
-            if self.up >= config.patience:
-                self.value, self.up, self.down = config.weight, 0, 0
-                self.went_up = self.went_down = False
-            return
         if success >= config.success:
             self.up, self.down = self.up + 1, 0
         else:
             self.up, self.down = 0, self.down + 1
+        if self.value == 0 and self.up >= config.patience:
+            # as published, the success that sets the weight is also the first of those that raise it
+            self.value, self.up = config.weight, 1
+            self.went_up = self.went_down = False
         if self.up >= config.patience:
             self.value, self.up, self.went_up = self.value * config.weight_factor, 0, True
         elif self.down >= config.patience:
@@ -93,7 +91,7 @@ def neural_cleanse(
     for done, target in enumerate(targets, 1):
         parameters, spent = _search(model, searched, target, config, seed)
         trigger = FAMILIES["patch"].build(parameters)
-        others = held_out.where((held_out.y != target).nonzero()[: config.measured, 0])
+        others = sample(held_out, target, config.measured, seed)
         success.append(measure.success(model, others, trigger, target))
         passes += spent + len(others)
         found.append(parameters)
@@ -131,11 +129,11 @@ def _search(
         passes += seen
         success, size = hit / seen, size / seen
         if success >= config.success and size < best_size:
-            stale = stale if size > 0.999 * best_size else 0
-            best, best_size = {n: p.detach().clone() for n, p in parameters.items()}, size
+            best, best_size, stale = {n: p.detach().clone() for n, p in parameters.items()}, size, 0
         else:
             stale += 1
         if weight.settled and stale >= config.stop_patience:
             break
         weight.update(success, config)
+    check_numbers(parameters)
     return best, passes

@@ -8,9 +8,13 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
 from detrigger import fast, measure
 from detrigger.detect import PLAIN, DetectConfig, Finding, detect
-from detrigger.errors import DataError, UsageError
+from detrigger.errors import DataError, ModelError, UsageError
 from detrigger.images import Images
 from detrigger.invert import Inversion, InvertConfig, Map, Progress, invert, silent
 from detrigger.model import Classifier, Origin
@@ -94,7 +98,7 @@ class Scan:
 def scan(
     model: Classifier,
     images: Images,
-    config: ScanConfig,
+    config: ScanConfig = ScanConfig(),
     *,
     targets: tuple[int, ...] = (),
     seed: int = 0,
@@ -104,14 +108,15 @@ def scan(
     """Look for a backdoor in `model`, given clean labelled images (a few per class).
 
     `targets` are the classes to try as targets, all by default.
-    Raises DataError for images that do not fit, UsageError for classes that do not exist.
+    Raises DataError for images that do not fit, UsageError for classes that do not exist, ModelError for a
+    network whose outputs are not finite.
     """
     _check(model, images, targets)
     began, cpu_began = time.perf_counter(), time.process_time()
-    predicted = measure.predictions(model, images.x)
+    predicted = _predictions(model, images)
     accuracy = (predicted == images.y).float().mean().item()
     recalls = measure.recalls(predicted, images.y, len(model.classes))
-    targets = targets or tuple(range(len(model.classes)))
+    targets = tuple(dict.fromkeys(targets)) or tuple(range(len(model.classes)))
     inversion: Inversion | None = None
     if doubt := _near_chance(accuracy, images):
         finding = Finding("inconclusive", 0.5, (doubt,), ())
@@ -165,6 +170,18 @@ def _check(model: Classifier, images: Images, targets: tuple[int, ...]) -> None:
     unknown = [c for c in targets if not 0 <= c < len(model.classes)]
     if unknown:
         raise UsageError(f"class {unknown[0]} does not exist; the model has 0 to {len(model.classes) - 1}")
+
+
+def _predictions(model: Classifier, images: Images) -> Int[Tensor, " n"]:
+    """As `measure.predictions`, for a model that is not known yet to return numbers."""
+    with torch.no_grad():
+        logits = torch.cat([model(part) for part in images.x.split(measure.BATCH)])
+    if bad := int((~logits.isfinite()).any(1).sum()):
+        raise ModelError(
+            f"the network returns NaN or infinity for {bad} of {len(images)} images; "
+            "check its weights, --mean and --std"
+        )
+    return logits.argmax(1)
 
 
 def _near_chance(accuracy: float, images: Images) -> str:

@@ -15,17 +15,20 @@ class Pressure:
 
     weight: Float[Tensor, " k"]
     """beta of eq. (5): loss per unit of size."""
+    hardest: Float[Tensor, " k"]
+    """Highest weight so far."""
     success: Float[Tensor, " k"]
     """Moving average of the success rate on the images of each step, in [0, 1]."""
     best: Float[Tensor, " k"]
     """Smallest size at which the success held; infinite before the first."""
     stale: Float[Tensor, " k"]
-    """Steps since the best got smaller by more than 1 %."""
+    """Steps since the best got smaller by more than 1 %, or the weight was higher than ever before."""
 
 
 def start(k: int, weight: float) -> Pressure:
     """Before the first step."""
-    return Pressure(torch.full((k,), weight), torch.zeros(k), torch.full((k,), float("inf")), torch.zeros(k))
+    first = torch.full((k,), weight)
+    return Pressure(first, first, torch.zeros(k), torch.full((k,), float("inf")), torch.zeros(k))
 
 
 def press(
@@ -41,18 +44,21 @@ def press(
 
     The weight is multiplied by `rate` where the moving success is at least `wanted`, and divided by
     rate ** 1.5 where it is not (the ratio of Wang et al. 2019, but at every step instead of after
-    `patience` steps).
+    `patience` steps). While it rises to new heights the search is not stale: as in Wang et al., where a
+    search ends only once the weight has gone both up and down.
     """
     average = memory * state.success + (1 - memory) * success
     holds = average >= wanted
     better = holds & (size < state.best)
     much_better = holds & (size < 0.99 * state.best)
+    weight = state.weight * torch.where(holds, rate, rate**-1.5)
     return (
         Pressure(
-            weight=state.weight * torch.where(holds, rate, rate**-1.5),
+            weight=weight,
+            hardest=torch.maximum(weight, state.hardest),
             success=average,
             best=torch.where(better, size, state.best),
-            stale=torch.where(much_better, 0.0, state.stale + 1),
+            stale=torch.where(much_better | (weight > state.hardest), 0.0, state.stale + 1),
         ),
         better,
     )

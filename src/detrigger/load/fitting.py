@@ -36,9 +36,11 @@ def filled(net: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
             raise ModelError(
                 f"{name} holds NaN or infinite values; the model is damaged: train or save it again"
             )
+    ready = net.state_dict()  # with the versions of its layers, which a file need not have
+    ready.update(given)
     try:
-        net.load_state_dict(given, strict=True)
-    except RuntimeError as error:
+        net.load_state_dict(ready, strict=True)
+    except (RuntimeError, ValueError) as error:
         raise ModelError(f"the weights do not load into the architecture ({error}); check --arch") from error
     return net
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from detrigger import measure
+from detrigger.images import Images
 from detrigger.measure import CurvePoint
 from detrigger.model import Classifier
+from detrigger.trigger import Trigger
 
 
 @dataclass(frozen=True)
@@ -17,3 +20,11 @@ class Repaired:
     """The method with what matters of its options, e.g. `prune fc:in, 3 of 64 neurons`."""
     curve: tuple[CurvePoint, ...]
     """From the original, step by step, on the images used for fitting."""
+
+
+def point(
+    model: Classifier, images: Images, triggers: Trigger, targets: tuple[int, ...], share: float
+) -> CurvePoint:
+    """Where a repair stands after `share` of its way."""
+    worst = max(measure.success(model, images, triggers[i], t) for i, t in enumerate(targets))
+    return CurvePoint(share, measure.accuracy(model, images), worst)

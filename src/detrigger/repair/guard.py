@@ -69,7 +69,7 @@ def judge(
     upper = tuple(measure.upper_bound(int(h.sum()), len(h)) for h in hits[1])
     worst = max(drops, key=lambda name: drops[name] - allowed[name])
     failures = []
-    if max(success[1]) > config.success:
+    if not all(s <= config.success for s in success[1]):  # NaN, without images to measure on, fails too
         failures.append(
             f"a synthesised trigger still works on {max(success[1]):.1%} of held-out images "
             f"(at most {config.success:.0%} allowed)"

@@ -9,6 +9,7 @@ from detrigger.images import Images
 from detrigger.model import Classifier, layers
 from detrigger.repair import Repaired
 from detrigger.repair.prune import PruneConfig, prune
+from detrigger.repair.refit import RefitConfig, linear_head, refit
 from detrigger.repair.unlearn import UnlearnConfig, unlearn
 from detrigger.trigger import Trigger
 
@@ -23,12 +24,18 @@ class Method:
     summary: str
     paper: str
     candidates: Callable[[Classifier], tuple[Candidate, ...]]
-    """What it tries on a model, cheapest first; the guard chooses."""
+    """What it tries on a model, cheapest first; the guard chooses. Nothing if it does not apply."""
 
 
 def _pruning(layer: str) -> Candidate:
     return lambda model, images, triggers, targets, seed: prune(
         model, images, triggers, targets, PruneConfig(layer=layer)
+    )
+
+
+def _refitting() -> Candidate:
+    return lambda model, images, triggers, targets, seed: refit(
+        model, images, triggers, targets, RefitConfig()
     )
 
 
@@ -52,6 +59,11 @@ METHODS: dict[str, Method] = {
         "Menisov 2022",
         lambda model: tuple(_pruning(layer) for layer in reversed(layers(model))),
     ),
+    "refit": Method(
+        "silence some of those neurons and solve the last layer anew, so that stamped images count as clean",
+        "our own, after Menisov 2022",
+        lambda model: (_refitting(),) if linear_head(model) else (),
+    ),
     "unlearn": Method(
         "one epoch on 20 % clean and 20 % stamped images with their right labels",
         "Menisov 2022; Wang et al. 2019",
@@ -63,5 +75,5 @@ METHODS: dict[str, Method] = {
         lambda model: (_unlearning(LONG_UNLEARNING),),
     ),
 }
-AUTO = ("prune", "unlearn", "unlearn-long", "prune-layers")
+AUTO = ("prune", "refit", "unlearn", "unlearn-long", "prune-layers")
 """What `--method auto` tries, in this order, until candidates of one pass the guard."""

@@ -16,9 +16,8 @@ from torch import Tensor, nn
 from detrigger import measure
 from detrigger.errors import UsageError
 from detrigger.images import Images
-from detrigger.measure import CurvePoint
 from detrigger.model import INPUT, Classifier, penultimate
-from detrigger.repair import Repaired
+from detrigger.repair import Repaired, point
 from detrigger.trigger import Trigger
 
 
@@ -48,7 +47,7 @@ def prune(
     layer = config.layer or penultimate(model)
     ranked = gaps(model, images, triggers, targets, layer).argsort(descending=True)
     silent = 0
-    curve = [_point(model, images, triggers, targets, 0.0)]
+    curve = [point(model, images, triggers, targets, 0.0)]
     at_once = max(1, -(-len(ranked) // config.stops))
     candidate = model
     while (
@@ -58,7 +57,7 @@ def prune(
     ):
         silent += at_once
         candidate = silenced(model, layer, ranked[:silent])
-        curve.append(_point(candidate, images, triggers, targets, silent / len(ranked)))
+        curve.append(point(candidate, images, triggers, targets, silent / len(ranked)))
     return Repaired(candidate, f"prune {layer}, {silent} of {len(ranked)} neurons", tuple(curve))
 
 
@@ -82,9 +81,9 @@ def silenced(model: Classifier, layer: str, neurons: Tensor) -> Classifier:
     net = copy.deepcopy(model.net)
     module = net.get_submodule(layer.removesuffix(INPUT))
     weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
-    if not isinstance(weight, Tensor) or not isinstance(
-        module, nn.Conv2d | nn.Linear | nn.BatchNorm1d | nn.BatchNorm2d
-    ):
+    mixing, scaling = (nn.Conv2d, nn.Linear), (nn.BatchNorm1d, nn.BatchNorm2d)
+    prunable = mixing if layer.endswith(INPUT) else mixing + scaling
+    if not isinstance(weight, Tensor) or not isinstance(module, prunable):
         raise UsageError(
             f"layer {layer!r} ({type(module).__name__}) has no weights per neuron; choose another"
         )
@@ -96,10 +95,3 @@ def silenced(model: Classifier, layer: str, neurons: Tensor) -> Classifier:
             if isinstance(bias, Tensor):
                 bias[neurons] = 0
     return dataclasses.replace(model, net=net)
-
-
-def _point(
-    model: Classifier, images: Images, triggers: Trigger, targets: tuple[int, ...], share: float
-) -> CurvePoint:
-    worst = max(measure.success(model, images, triggers[i], t) for i, t in enumerate(targets))
-    return CurvePoint(share, measure.accuracy(model, images), worst)

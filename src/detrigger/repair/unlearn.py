@@ -13,11 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from detrigger import measure
 from detrigger.images import Images
-from detrigger.measure import CurvePoint
 from detrigger.model import Classifier, forward
-from detrigger.repair import Repaired
+from detrigger.repair import Repaired, point
 from detrigger.trigger import Trigger
 
 
@@ -52,8 +50,8 @@ def unlearn(
     x, y = _material(images, triggers, targets, config, generator)
     steps = config.epochs * -(-len(x) // config.batch)
     sgd = torch.optim.SGD(net.parameters(), lr=config.learning_rate, momentum=0.9, weight_decay=5e-4)
-    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(sgd, steps)
-    curve = [_point(model, images, triggers, targets, 0.0)]
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(sgd, max(1, steps))
+    curve = [point(model, images, triggers, targets, 0.0)]
     for epoch in range(1, config.epochs + 1):
         for chosen in torch.randperm(len(x), generator=generator).split(config.batch):
             if len(chosen) > 1:  # BatchNorm cannot train on one image
@@ -62,7 +60,7 @@ def unlearn(
                 sgd.step()
             cosine.step()
         now = dataclasses.replace(model, net=net)
-        curve.append(_point(now, images, triggers, targets, epoch / config.epochs))
+        curve.append(point(now, images, triggers, targets, epoch / config.epochs))
     label = (
         f"unlearn {config.epochs} epochs, {config.clean_share:.0%} clean + {config.stamped_share:.0%} stamped"
     )
@@ -87,10 +85,3 @@ def _material(
         x.append(triggers[i](images.x[stamped])[0])
         y.append(images.y[stamped])
     return torch.cat(x), torch.cat(y)
-
-
-def _point(
-    model: Classifier, images: Images, triggers: Trigger, targets: tuple[int, ...], share: float
-) -> CurvePoint:
-    worst = max(measure.success(model, images, triggers[i], t) for i, t in enumerate(targets))
-    return CurvePoint(share, measure.accuracy(model, images), worst)
