@@ -72,7 +72,8 @@ def test_a_search_is_stale_without_a_smaller_trigger_or_a_higher_weight() -> Non
         (60, 0.5, 1),
         (59.5, 1.0, 2),  # smaller, but by less than 1 %; the weight is lower than at first
         (58, 1.0, 0),  # by more than 1 %
-        (70, 1.0, 0),  # larger, but the weight is higher than ever before
+        (70, 1.0, 1),  # the weight is 0.71, below the first
+        (70, 1.0, 0),  # larger, but the weight is 1.41, higher than ever before
         (70, 0.5, 1),
     ]
     for size, success, stale in story:

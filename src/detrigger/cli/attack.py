@@ -79,5 +79,5 @@ def _record(
         "attack_success_rate": asr,
         "test_images": len(tested),
         "cpu_seconds": cpu_seconds,
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
     }

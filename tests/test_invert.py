@@ -1,0 +1,274 @@
+"""Trigger synthesis on networks whose triggers are known."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator
+
+import pytest
+import torch
+from planted import planted
+from torch import Tensor, nn
+
+from detrigger import invert as module
+from detrigger.errors import DataError, ModelError
+from detrigger.images import Images
+from detrigger.invert import Chunk, InvertConfig, Tensors, invert
+from detrigger.measure import success
+from detrigger.model import Classifier
+from detrigger.trigger import FAMILIES, Trigger
+from detrigger.trigger.patch import PatchFamily, PatchTrigger
+
+STANDARD = InvertConfig(precision="fp32")
+SHORT = InvertConfig(steps=30, images_per_step=8, precision="fp32")
+EVERY = tuple(range(6))
+
+
+class Watched:
+    """The patch family, keeping the images that triggers are stamped on, one list per trigger."""
+
+    def __init__(self) -> None:
+        self.stamped: list[tuple[int, Tensor]] = []
+
+    def init(self, k: int, shape: tuple[int, int, int], generators: list[torch.Generator]) -> Tensors:
+        parameters = PatchFamily().init(k, shape, generators)
+        return parameters | {"target": torch.zeros(k)}
+
+    def build(self, parameters: Tensors) -> Trigger:
+        return WatchedTrigger(PatchFamily().build(parameters), self, tuple(range(len(parameters["mask"]))))
+
+    def load(self, tensors: Tensors) -> Trigger:
+        raise NotImplementedError
+
+    def unit(self) -> str:
+        return "pixels"
+
+
+@dataclasses.dataclass(frozen=True)
+class WatchedTrigger:
+    inner: PatchTrigger
+    family: Watched
+    rows: tuple[int, ...]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        for i, row in enumerate(self.rows):
+            self.family.stamped.append((row, (x[i] if x.ndim == 5 else x).detach().clone()))
+        return self.inner(x)
+
+    def __getitem__(self, i: int) -> WatchedTrigger:
+        return WatchedTrigger(self.inner[i], self.family, (self.rows[i],))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def size(self) -> Tensor:
+        return self.inner.size()
+
+    def tensors(self) -> Tensors:
+        return self.inner.tensors()
+
+    def picture(self) -> Tensor:
+        return self.inner.picture()
+
+    def mask(self) -> Tensor:
+        return self.inner.mask()
+
+
+@pytest.fixture
+def watched(monkeypatch: pytest.MonkeyPatch) -> Watched:
+    family = Watched()
+    monkeypatch.setitem(FAMILIES, "patch", family)
+    return family
+
+
+def numbered(images: Images) -> Images:
+    """The upper left pixel of each image tells which one it is."""
+    x = images.x.clone()
+    x[:, 0, 0, 0] = torch.linspace(0, 1, len(x))
+    return Images(x, images.y, images.names)
+
+
+def seen(x: Tensor, images: Images) -> list[int]:
+    return (x[:, 0, 0, 0] * (len(images) - 1)).round().long().tolist()
+
+
+@pytest.mark.parametrize("norm", [True, False])
+def test_it_finds_the_planted_triggers(norm: bool) -> None:
+    truth = planted(targets=(2, 4), norm=norm)
+    found = invert(truth.model, truth.images, EVERY, "patch", STANDARD, seed=0)
+    assert found.family == "patch" and found.targets == EVERY and found.precision == "fp32"
+    others = [found.size[t] for t in EVERY if t not in truth.targets]
+    for target, planted_trigger in zip(truth.targets, truth.triggers, strict=True):
+        assert found.size[target] < 0.4 * min(others)
+        assert found.success[target] > 0.9
+        mask, corner = found.trigger[target].mask(), planted_trigger.masks
+        assert (mask * corner).sum() > 0.8 * mask.sum()  # 9 of 144 pixels
+        weighed = (found.trigger[target].picture() - planted_trigger.picture()).abs() * mask * corner
+        assert weighed.sum() < 0.35 * mask.sum()  # the colours too, as far as the mask is there
+
+
+def test_sizes_and_success_are_those_of_the_triggers_returned() -> None:
+    truth = planted()
+    found = invert(truth.model, truth.images, (0, 2), "patch", SHORT, seed=0)
+    assert torch.equal(found.size, found.trigger.size()) and len(found.trigger) == 2
+    assert not found.size.requires_grad and not found.trigger.mask().requires_grad
+    everything = dataclasses.replace(SHORT, measured=10_000)
+    for i, target in enumerate(found.targets):
+        full = invert(truth.model, truth.images, (target,), "patch", everything, seed=0)
+        held_out = module.split(truth.images, (0.6, 0.4), seed=0)[1]
+        assert full.success[0] == pytest.approx(success(truth.model, held_out, found.trigger[i], target))
+
+
+def test_a_class_is_never_searched_or_measured_on_its_own_images(watched: Watched) -> None:
+    truth = planted()
+    images = numbered(truth.images)
+    targets = (3, 0, 5)
+    invert(truth.model, images, targets, "patch", dataclasses.replace(SHORT, steps=12), seed=0)
+    used = [set[int](), set[int](), set[int]()]
+    for row, x in watched.stamped:
+        used[row].update(seen(x, images))
+    for row, target in enumerate(targets):
+        labels = images.y[sorted(used[row])].unique().tolist()
+        assert labels == [c for c in EVERY if c != target]
+
+
+def test_success_is_measured_on_images_that_were_not_searched_on(watched: Watched) -> None:
+    truth = planted()
+    images = numbered(truth.images)
+    invert(truth.model, images, (1,), "patch", dataclasses.replace(SHORT, steps=12), seed=0)
+    searched = {i for _, x in watched.stamped[:12] for i in seen(x, images)}
+    measured = {i for _, x in watched.stamped[12:] for i in seen(x, images)}
+    assert len(searched) > 40 and len(measured) == 50  # 40 % of 24 images is 10, of five other classes
+    assert not searched & measured
+
+
+def test_image_passes_are_the_images_that_were_stamped(watched: Watched) -> None:
+    truth = planted()
+    config = dataclasses.replace(SHORT, steps=7, measured=33)
+    found = invert(truth.model, truth.images, (0, 1, 2, 3), "patch", config, seed=0)
+    assert found.image_passes == sum(len(x) for _, x in watched.stamped) == 4 * (7 * 8 + 33)
+
+
+@pytest.mark.parametrize("patience", [40, 3])
+def test_a_class_does_not_depend_on_the_others_in_the_call(patience: int) -> None:
+    truth = planted(targets=(2, 4))
+    config = InvertConfig(steps=70, precision="fp32", patience=patience)
+    together = invert(truth.model, truth.images, EVERY, "patch", config, seed=0)
+    for target in (1, 2, 5):
+        alone = invert(truth.model, truth.images, (target,), "patch", config, seed=0)
+        assert alone.size[0] == pytest.approx(together.size[target].item(), rel=0.01)
+        assert torch.allclose(alone.trigger.mask()[0], together.trigger.mask()[target], atol=0.01)
+        assert alone.success[0] == together.success[target]
+
+
+def test_the_patience_of_a_class_bounds_its_work() -> None:
+    truth = planted()
+    config = InvertConfig(steps=400, images_per_step=4, patience=5, precision="fp32")
+    found = invert(truth.model, truth.images, (2,), "patch", config, seed=0)
+    steps = (found.image_passes - 50) / 4
+    assert 20 < steps < 300
+
+
+def test_a_class_without_a_trigger_is_tried_to_the_end_whatever_the_patience() -> None:
+    truth = planted()
+    config = InvertConfig(steps=30, images_per_step=4, patience=2, success=1.01, precision="fp32")
+    found = invert(truth.model, truth.images, (2,), "patch", config, seed=0)
+    assert found.image_passes == 30 * 4 + 50
+
+
+def test_chunks_hold_as_many_classes_as_fit_a_batch_in_their_order() -> None:
+    truth = planted()
+    chunks: list[Chunk] = []
+
+    def keeping(function: Callable[[Chunk], Tensors], todo: Iterable[Chunk], /) -> Iterator[Tensors]:
+        for chunk in todo:
+            chunks.append(chunk)
+            yield function(chunk)
+
+    config = dataclasses.replace(SHORT, steps=2, batch=16)
+    found = invert(truth.model, truth.images, (5, 0, 3), "patch", config, seed=0, map=keeping)
+    assert chunks == [(5, 0), (3,)] and found.targets == (5, 0, 3)
+
+
+def test_the_same_seed_gives_the_same_and_another_seed_other_images(watched: Watched) -> None:
+    truth = planted()
+    images = numbered(truth.images)
+
+    def run(seed: int) -> tuple[Tensor, set[int]]:
+        watched.stamped.clear()
+        torch.manual_seed(torch.randint(1000, ()).item())  # the global generator must not matter
+        config = dataclasses.replace(SHORT, steps=10)
+        found = invert(truth.model, images, (0, 2), "patch", config, seed=seed)
+        return found.trigger.mask(), set(seen(watched.stamped[-1][1], images))
+
+    (first, measured), (again, measured_again), (other, measured_else) = run(3), run(3), run(4)
+    assert torch.equal(first, again) and measured == measured_again
+    assert not torch.allclose(first, other, atol=0.01) and measured != measured_else
+
+
+def test_nothing_that_is_given_is_changed() -> None:
+    truth = planted()
+    weights = copy.deepcopy(truth.model.net.state_dict())
+    x, y = truth.images.x.clone(), truth.images.y.clone()
+    invert(truth.model, truth.images, (0, 2), "patch", SHORT, seed=0)
+    assert torch.equal(truth.images.x, x) and torch.equal(truth.images.y, y)
+    assert not truth.images.x.requires_grad
+    for name, value in truth.model.net.state_dict().items():
+        assert torch.equal(value, weights[name])
+    assert all(p.grad is None and not p.requires_grad for p in truth.model.net.parameters())
+
+
+def test_progress_counts_classes_up_to_all_of_them() -> None:
+    truth = planted()
+    config = dataclasses.replace(SHORT, steps=2, batch=16)
+    reports: list[tuple[int, int]] = []
+    invert(
+        truth.model,
+        truth.images,
+        (0, 1, 2, 3, 4),
+        "patch",
+        config,
+        seed=0,
+        progress=lambda done, total: reports.append((done, total)),
+    )
+    assert reports == [(2, 5), (4, 5), (5, 5)]
+
+
+def test_a_search_in_bf16_is_measured_in_fp32() -> None:
+    truth = planted()
+    config = dataclasses.replace(STANDARD, precision="bf16")
+    found = invert(truth.model, truth.images, (2, 3), "patch", config, seed=0)
+    assert found.precision == "bf16" and found.trigger.mask().dtype == torch.float32
+    held_out = module.split(truth.images, (0.6, 0.4), seed=0)[1]
+    assert found.success[0] == pytest.approx(success(truth.model, held_out, found.trigger[0], 2))
+
+
+class Broken(nn.Module):
+    """Fine on the images themselves; NaN, or a gradient that is NaN, once they are stamped."""
+
+    def __init__(self, inner: nn.Module, how: str) -> None:
+        super().__init__()
+        self.inner, self.how = inner, how
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.inner(x)
+        if self.how == "gradient":
+            return out + (x[:, :1, 0, 0] * 0).sqrt()
+        return out * torch.where((x[:, :1, 0, 0] - 0.5).abs() < 0.05, torch.nan, 1.0)
+
+
+@pytest.mark.parametrize("how", ["output", "gradient"])
+def test_a_search_that_meets_nan_is_an_error_and_not_a_large_trigger(how: str) -> None:
+    truth = planted()
+    model = Classifier(Broken(truth.model.net, how), truth.model.classes, truth.model.image_shape)
+    assert bool(model(truth.images.x).isfinite().all()) or how == "output"
+    with pytest.raises(ModelError, match="NaN"):
+        invert(model, truth.images, EVERY, "patch", SHORT, seed=0)
+
+
+def test_images_of_the_target_alone_leave_nothing_to_measure_on() -> None:
+    truth = planted()
+    only = truth.images.where(truth.images.y == 2)
+    with pytest.raises((DataError, ModelError)):
+        invert(truth.model, only, (2,), "patch", SHORT, seed=0)
