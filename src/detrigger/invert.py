@@ -130,7 +130,7 @@ def invert(
         progress(done, total)
     merged = {name: torch.cat([r[name] for r in results]) for name in results[0]}
     passes = int(merged.pop(PASSES).sum())
-    trigger = FAMILIES[family].build(merged)
+    trigger = FAMILIES[family].build(merged, images.shape)
     success = []
     for i, target in enumerate(targets):
         others = sample(held_out, target, config.measured, seed)
@@ -168,7 +168,7 @@ def _search(
     passes = 0
     for _ in range(config.steps):
         drawn = [o[torch.randint(len(o), (n,), generator=g)] for o, g in zip(others, generators, strict=True)]
-        trigger = FAMILIES[family].build(parameters)
+        trigger = FAMILIES[family].build(parameters, images.shape)
         logits = model(trigger(images.x[torch.stack(drawn)]).flatten(0, 1))
         wanted = labels.repeat_interleave(n)
         loss = cross_entropy(logits, wanted, reduction="none").reshape(k, n).mean(1)
@@ -184,6 +184,7 @@ def _search(
         for name, p in parameters.items():
             best[name][better] = p.detach()[better]
         adam.step()
+        tick()
         stopped |= (state.stale > config.patience) & state.best.isfinite()
         if bool(stopped.all()):
             break

@@ -90,13 +90,13 @@ def neural_cleanse(
     passes, found, success = 0, [], []
     for done, target in enumerate(targets, 1):
         parameters, spent = _search(model, searched, target, config, seed)
-        trigger = FAMILIES["patch"].build(parameters)
+        trigger = FAMILIES["patch"].build(parameters, images.shape)
         others = sample(held_out, target, config.measured, seed)
         success.append(measure.success(model, others, trigger, target))
         passes += spent + len(others)
         found.append(parameters)
         progress(done, len(targets))
-    trigger = FAMILIES["patch"].build({n: torch.cat([f[n] for f in found]) for n in found[0]})
+    trigger = FAMILIES["patch"].build({n: torch.cat([f[n] for f in found]) for n in found[0]}, images.shape)
     return Inversion("patch", targets, trigger, trigger.size(), torch.tensor(success), passes)
 
 
@@ -117,7 +117,7 @@ def _search(
         hit, size, seen = 0, 0.0, 0
         order = torch.randperm(len(others), generator=generator)[: config.images_per_step]
         for chosen in order.split(config.batch):
-            trigger = FAMILIES["patch"].build(parameters)
+            trigger = FAMILIES["patch"].build(parameters, images.shape)
             logits = model(trigger(others[chosen])[0])
             labels = torch.full((len(chosen),), target)
             adam.zero_grad()

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from detrigger.trigger import patch
+from detrigger.trigger import additive, colour, patch, warp
 
 
 @runtime_checkable
@@ -46,8 +46,8 @@ class Family(Protocol):
     ) -> dict[str, Tensor]:
         """Starting parameters for k triggers on images of shape (c, h, w), each from its own generator."""
 
-    def build(self, parameters: dict[str, Tensor]) -> Trigger:
-        """Differentiable in the parameters."""
+    def build(self, parameters: dict[str, Tensor], shape: tuple[int, int, int]) -> Trigger:
+        """For images of shape (c, h, w); differentiable in the parameters."""
 
     def load(self, tensors: dict[str, Tensor]) -> Trigger:
         """A trigger from what `Trigger.tensors` returned; raises DataError if it is not one."""
@@ -56,4 +56,9 @@ class Family(Protocol):
         """Of the size, for people."""
 
 
-FAMILIES: dict[str, Family] = {"patch": patch.PatchFamily()}
+FAMILIES: dict[str, Family] = {
+    "patch": patch.PatchFamily(),
+    "additive": additive.AdditiveFamily(),
+    "warp": warp.WarpFamily(),
+    "colour": colour.ColourFamily(),
+}

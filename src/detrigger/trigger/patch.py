@@ -62,7 +62,7 @@ class PatchFamily:
         noise = torch.stack([torch.randn(c + 1, h, w, generator=g) for g in generators])
         return {"mask": noise[:, :1] * 0.1 - 2.0, "pattern": noise[:, 1:] * 0.1}
 
-    def build(self, parameters: dict[str, Tensor]) -> PatchTrigger:
+    def build(self, parameters: dict[str, Tensor], shape: tuple[int, int, int]) -> PatchTrigger:
         """Sigmoid of both."""
         return PatchTrigger(parameters["mask"].sigmoid(), parameters["pattern"].sigmoid())
 

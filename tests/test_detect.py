@@ -1,0 +1,227 @@
+"""From sizes to a verdict."""
+
+from __future__ import annotations
+
+import math
+from random import Random
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import median_abs_deviation
+from torch import Tensor
+
+from detrigger.detect import PLAIN, DetectConfig, Finding, detect, family_wise_p_values, gaps, outlier_index
+from detrigger.invert import Inversion
+from detrigger.trigger.patch import PatchTrigger
+
+CONFIG = DetectConfig()
+SIZES = st.lists(st.floats(1.0, 500.0), min_size=2, max_size=20)
+
+
+def found(sizes: list[float], success: list[float] | None = None, targets: tuple[int, ...] = ()) -> Inversion:
+    k = len(sizes)
+    trigger = PatchTrigger(torch.zeros(k, 1, 4, 4), torch.zeros(k, 3, 4, 4))
+    rates = torch.tensor(success or [1.0] * k)
+    return Inversion("patch", targets or tuple(range(k)), trigger, torch.tensor(sizes).float(), rates, 100)
+
+
+def names(k: int) -> tuple[str, ...]:
+    return tuple(f"kind {i}" for i in range(k))
+
+
+def verdict(sizes: list[float], success: list[float] | None = None, config: DetectConfig = CONFIG) -> Finding:
+    return detect(found(sizes, success), names(len(sizes)), config)
+
+
+def reference_index(sizes: list[float], *, log: bool, floor: float) -> np.ndarray:
+    """Menisov (2022) and Wang et al. (2019), from numpy and scipy."""
+    value = np.log(sizes) if log else np.asarray(sizes)
+    middle = np.median(value)
+    least = floor if log else floor * abs(middle)
+    return (middle - value) / max(1.4826 * float(median_abs_deviation(value)), least)
+
+
+def index(sizes: list[float], *, log: bool = True, floor: float = 0.25) -> Tensor:
+    return outlier_index(torch.tensor(sizes, dtype=torch.float64), log=log, floor=floor)
+
+
+@given(SIZES, st.booleans(), st.sampled_from([1e-3, 0.25]))
+def test_the_outlier_index_is_that_of_numpy_and_scipy(sizes: list[float], log: bool, floor: float) -> None:
+    expected = reference_index(sizes, log=log, floor=floor)
+    assert np.allclose(index(sizes, log=log, floor=floor), expected, rtol=1e-9, atol=1e-9)
+
+
+def test_the_median_of_an_even_number_lies_between_the_middle_two() -> None:
+    assert index([1, 2, 4, 5], log=False, floor=1e-3).tolist() == pytest.approx(
+        [(3 - v) / (1.4826 * 1.5) for v in (1, 2, 4, 5)]
+    )
+
+
+@given(SIZES, st.floats(0.1, 10))
+def test_the_log_index_and_the_gaps_do_not_depend_on_the_unit(sizes: list[float], unit: float) -> None:
+    scaled = [s * unit for s in sizes]
+    assert torch.allclose(index(scaled), index(sizes), atol=1e-6)
+    a, b = (gaps(torch.tensor(v, dtype=torch.float64)) for v in (scaled, sizes))
+    assert sorted(a.tolist()) == pytest.approx(sorted(b.tolist()), abs=1e-6)
+
+
+@given(st.lists(st.integers(1, 500), min_size=2, max_size=12, unique=True), st.randoms())
+def test_the_order_of_classes_does_not_matter(sizes: list[int], random: Random) -> None:
+    order = list(range(len(sizes)))
+    random.shuffle(order)
+    a = verdict([float(s) for s in sizes])
+    b = verdict([float(sizes[i]) for i in order])
+    assert a.verdict == b.verdict and a.probability == pytest.approx(b.probability)
+    for position, i in enumerate(order):
+        one, other = b.classes[position], a.classes[i]
+        assert one.size == other.size and one.suspect == other.suspect
+        assert one.log_size_score == pytest.approx(other.log_size_score)
+        assert one.p_value == pytest.approx(other.p_value, abs=1e-3)
+        assert one.evidence == pytest.approx(other.evidence)
+
+
+@given(st.lists(st.floats(50, 500), min_size=5, max_size=12))
+def test_a_smaller_trigger_never_makes_a_backdoor_less_probable(others: list[float]) -> None:
+    falling = [verdict([size, *others]).probability for size in (49, 40, 30, 20, 10, 5, 2, 1)]
+    assert falling == pytest.approx(sorted(falling), abs=1e-9)
+    assert falling[-1] > falling[0]
+
+
+def test_one_small_trigger_among_many_is_a_backdoor() -> None:
+    finding = verdict([50, 52, 48, 3, 55, 51, 49, 47, 53, 50])
+    assert finding.verdict == "backdoored" and finding.probability > 0.99
+    assert [s.index for s in finding.suspects] == [3]
+    target = finding.classes[3]
+    assert target.name == "kind 3" and target.size == 3 and target.inverted and target.p_value < 0.01
+    assert target.log_size_score == pytest.approx(
+        reference_index([50, 52, 48, 3, 55, 51, 49, 47, 53, 50], log=True, floor=0.25)[3], rel=1e-6
+    )
+    assert target.evidence["gap"] == pytest.approx(math.log(47 / 3), rel=1e-6)
+    assert finding.reasons[0].startswith(
+        "class 'kind 3' needs a trigger of 3.0 pixels, the next class needs 47.0"
+    )
+
+
+def test_a_large_trigger_is_not_a_backdoor() -> None:
+    finding = verdict([50, 52, 48, 900, 55, 51, 49, 47, 53, 50])
+    assert finding.verdict == "clean" and not finding.suspects
+
+
+def test_every_small_trigger_is_suspect_the_most_suspect_first() -> None:
+    finding = verdict([50, 4, 48, 3, 55, 51, 49, 47, 53, 50])
+    assert finding.verdict == "backdoored" and [s.index for s in finding.suspects] == [3, 1]
+
+
+def test_equal_sizes_have_index_nought_and_are_clean() -> None:
+    for config in (CONFIG, PLAIN):
+        finding = verdict([30.0] * 7, config=config)
+        assert finding.verdict == "clean" and finding.probability < 0.01
+        assert [c.log_size_score for c in finding.classes] == [0] * 7
+        assert [c.p_value for c in finding.classes] == [1] * 7
+
+
+def test_sizes_between_yes_and_no_are_inconclusive_with_suspects() -> None:
+    sizes = [50.0, 52, 48, 0, 55, 51, 49, 47, 53, 50]
+    seen = []
+    for size in np.geomspace(47, 3, 60):
+        sizes[3] = float(size)
+        finding = verdict(sizes)
+        seen.append(finding.verdict)
+        assert bool(finding.suspects) == (finding.verdict != "clean")
+        limits = {"clean": (0, 0.35), "inconclusive": (0.35, 0.6), "backdoored": (0.6, 1)}
+        low, high = limits[finding.verdict]
+        assert low <= finding.probability <= high
+    assert list(dict.fromkeys(seen)) == ["clean", "inconclusive", "backdoored"]
+
+
+def test_two_classes_are_judged_by_their_gap_alone() -> None:
+    finding = verdict([3, 50])
+    assert finding.classes[0].log_size_score == pytest.approx(1 / 1.4826)
+    assert verdict([30, 50]).classes[0].log_size_score < finding.classes[0].log_size_score + 1e-9
+    assert "with two classes only the gap between their sizes can be judged" in finding.reasons
+    assert finding.probability > verdict([10, 50]).probability
+    assert verdict([30, 50]).verdict == "clean"
+
+
+def test_one_class_alone_is_inconclusive() -> None:
+    finding = verdict([3.0])
+    assert finding.verdict == "inconclusive" and finding.reasons == (
+        "one class alone cannot be compared with others",
+    )
+
+
+def test_no_class_inverted_is_inconclusive() -> None:
+    finding = verdict([3, 50, 60, 70, 80], [0.1, 0.2, 0.3, 0.74, 0.0])
+    assert finding.verdict == "inconclusive" and "no class could be inverted" in finding.reasons[0]
+    assert not finding.suspects and not any(c.inverted for c in finding.classes)
+
+
+def test_a_class_that_was_not_inverted_counts_as_the_largest() -> None:
+    sizes, rates = [50.0, 52, 48, 2, 55, 51, 70], [1.0, 1, 1, 0.3, 1, 1, 1]
+    finding = verdict(sizes, rates)
+    assert finding.verdict == "clean" and not finding.classes[3].inverted
+    assert finding.classes[3].size == 2  # what was found is told all the same
+    expected = reference_index([50, 52, 48, 70, 55, 51, 70], log=True, floor=0.25)
+    assert [c.log_size_score for c in finding.classes] == pytest.approx(expected.tolist(), rel=1e-5)
+    assert "1 of 7 classes could not be inverted" in finding.reasons
+
+
+def test_an_inverted_target_among_classes_that_were_not_is_found() -> None:
+    finding = verdict([3, 50, 52, 51, 49, 60], [1.0, 0.5, 0.5, 0.5, 0.5, 0.5])
+    assert finding.verdict == "backdoored" and [s.index for s in finding.suspects] == [0]
+    assert "no other class could be inverted" in finding.reasons[0]
+
+
+def test_classes_keep_their_own_index_and_name_when_only_some_are_scanned() -> None:
+    finding = detect(found([50, 3, 51, 49], targets=(9, 4, 2, 7)), names(10), CONFIG)
+    assert [c.index for c in finding.classes] == [9, 4, 2, 7]
+    assert [c.name for c in finding.classes] == ["kind 9", "kind 4", "kind 2", "kind 7"]
+    assert finding.suspects[0].index == 4
+
+
+def test_the_plain_rule_alarms_at_an_index_of_two() -> None:
+    base = [40.0, 45, 50, 55, 60, 65]
+    for size in np.linspace(1, 40, 79):
+        sizes = [float(size), *base]
+        score = reference_index(sizes, log=False, floor=1e-3).max()
+        if abs(score - 2) > 1e-3:
+            assert verdict(sizes, config=PLAIN).verdict == ("backdoored" if score > 2 else "clean")
+
+
+def test_gaps_are_the_steps_above_the_smallest_third() -> None:
+    sizes = torch.tensor([8.0, 1, 16, 2, 64, 32, 128, 256, 512], dtype=torch.float64)
+    # ranks: 1, 2, 8 are the smallest third; steps in log2 are 1, 2 (to 8), 1 (to 16)
+    expected = torch.zeros(9, dtype=torch.float64)
+    expected[1], expected[3], expected[0] = 2, 2, 1
+    assert torch.allclose(gaps(sizes) / math.log(2), expected)
+    assert gaps(torch.tensor([5.0])).tolist() == [0]
+
+
+@pytest.mark.parametrize(("k", "log"), [(5, True), (10, True), (10, False), (43, True)])
+def test_p_values_are_those_of_an_independent_simulation(k: int, log: bool) -> None:
+    floor, draws = (0.25 if log else 1e-3), 20_000
+    random = np.random.default_rng(11)
+    value = random.normal(0, 0.35, (draws, k))
+    value = value if log else np.exp(value)
+    middle = np.median(value, axis=1, keepdims=True)
+    spread = 1.4826 * median_abs_deviation(value, axis=1)[:, None]
+    spread = np.maximum(spread, floor if log else floor * np.abs(middle))
+    highest = ((middle - value) / spread).max(1)
+    asked = np.quantile(highest, [0.05, 0.3, 0.5, 0.8, 0.95, 0.99])
+    asked = np.concatenate([asked, np.zeros(k)])[:k]
+    got = family_wise_p_values(torch.tensor(asked), log=log, floor=floor)
+    expected = (highest[None] >= asked[:, None]).mean(1)
+    error = 4 * np.sqrt(expected * (1 - expected) * (1 / draws + 1 / 4000)) + 1 / 4000
+    assert (np.abs(got.numpy() - expected) <= error).all()
+
+
+def test_p_values_know_the_number_of_classes_and_never_vanish() -> None:
+    few, many = (family_wise_p_values(torch.full((k,), 2.5), log=True, floor=0.25)[0] for k in (5, 100))
+    assert many > few
+    extreme = family_wise_p_values(torch.full((5,), 1e9), log=True, floor=0.25)
+    assert extreme.tolist() == pytest.approx([1 / 4001] * 5)
+    ladder = family_wise_p_values(torch.linspace(-3, 8, 30), log=True, floor=0.25)
+    assert (ladder.diff() <= 0).all() and ladder[0] == 1
