@@ -1,41 +1,26 @@
-"""Poisoning, training, recipes."""
+"""Patches, BadNets, and how images are chosen, stamped and relabelled."""
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from planted import make, planted
-from torch import nn
+from torch import Tensor
 
-from detrigger import measure
-from detrigger.attack import ATTACKS, AttackSpec, read_spec, run
-from detrigger.attack.badnets import BadNetsConfig, poison, trigger
-from detrigger.attack.train import TrainConfig, augmented, train
-from detrigger.errors import DataError, InputError, ModelError, UsageError
+from detrigger.attack import Planted
+from detrigger.attack.badnets import BadNetsConfig, plant, poison, trigger
+from detrigger.attack.poisoning import add_cover, add_poison, draws, share, stored, untouched, victims
+from detrigger.errors import DataError, UsageError
 from detrigger.images import Images
-from detrigger.model import Classifier
 
 SHAPE = (3, 10, 12)
-QUICK = TrainConfig(epochs=2, batch=16, rate=0.01, seed=3)
 
 
 def noise(n: int = 200, shape: tuple[int, int, int] = SHAPE) -> Images:
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(n, *shape, generator=generator)
     return Images(x, torch.arange(n) % 4, ("a", "b", "c", "d"), "folder", "1234")
-
-
-def same(a: nn.Module, b: nn.Module) -> bool:
-    pairs = zip(a.state_dict().values(), b.state_dict().values(), strict=True)
-    return all(torch.equal(x, y) for x, y in pairs)
-
-
-# BadNets
 
 
 @pytest.mark.parametrize(
@@ -64,7 +49,7 @@ def test_a_colour_is_per_channel_or_one_for_all_and_rounded_to_8_bits() -> None:
 
 
 def test_a_random_pattern_comes_from_the_seed_and_is_in_8_bit_steps() -> None:
-    a, b, c = (trigger(BadNetsConfig(target=0, colour="random", seed=s), SHAPE).patterns for s in (1, 1, 2))
+    a, b, c = (trigger(BadNetsConfig(target=0, pattern="noise", seed=s), SHAPE).patterns for s in (1, 1, 2))
     assert torch.equal(a, b) and not torch.equal(a, c)
     inside = a[..., 5:9, 7:11] * 255
     assert torch.allclose(inside, inside.round(), atol=1e-4) and len(inside.unique()) > 20
@@ -81,10 +66,13 @@ def test_a_random_pattern_comes_from_the_seed_and_is_in_8_bit_steps() -> None:
         {"colour": (0.1, 0.2)},
         {"colour": (1.5,)},
         {"colour": ()},
+        {"opacity": 0.0},
+        {"opacity": 1.1},
     ],
 )
 def test_a_patch_that_cannot_be_is_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(UsageError, match="wanted 1 or 3 numbers" if "colour" in wrong else "does not fit"):
+    said = {"colour": "wanted 1 or 3 numbers", "opacity": "opacity .* at most 1"}
+    with pytest.raises(UsageError, match=said.get(next(iter(wrong)), "does not fit")):
         trigger(BadNetsConfig(target=0, **wrong), SHAPE)
 
 
@@ -116,195 +104,90 @@ def test_a_target_or_rate_that_cannot_be_is_refused() -> None:
     for target in (-1, 4):
         with pytest.raises(UsageError, match="wanted 0 to 3"):
             poison(noise(), BadNetsConfig(target=target))
-    for rate in (0.0, -0.1, 1.1, float("nan")):
+    for rate in (0.0, -0.1, 1.1, float("nan"), 0.001):
         with pytest.raises(UsageError, match="poison_rate"):
             poison(noise(), BadNetsConfig(target=0, poison_rate=rate))
-    for rate in (0.8, 0.001):
-        with pytest.raises(DataError, match="wanted from 1 to the 150 "):
-            poison(noise(), BadNetsConfig(target=0, poison_rate=rate))
+    with pytest.raises(DataError, match=r"160 .* wanted from 1 to the 150 that are not of class 0"):
+        poison(noise(), BadNetsConfig(target=0, poison_rate=0.8))
 
 
-# Training
+def test_a_checkered_patch_has_its_colour_in_every_second_pixel() -> None:
+    made = trigger(BadNetsConfig(target=0, height=2, width=3, margin=0, pattern="checker"), (1, 4, 4))
+    assert made.patterns[0, 0, 2:, 1:].tolist() == [[1, 0, 1], [0, 1, 0]]
+    assert made.masks[0, 0, 2:, 1:].min() == 1
 
 
-def small() -> tuple[nn.Module, Images]:
-    torch.manual_seed(0)
-    return make(channels=1, classes=4, backdoors=4, size=8), planted(targets=(), classes=4, size=8).images
+def test_a_patch_may_be_half_the_image_and_half_opaque() -> None:
+    (planted,) = plant(BadNetsConfig(target=0, height=5, width=12, place=(5, 0), opacity=0.5), SHAPE)
+    x = noise(4).x
+    assert torch.allclose(planted.stamp(x)[..., 5:, :], stored((x[..., 5:, :] + 1) / 2), atol=1e-6)
+    assert torch.equal(planted.stamp(x)[..., :5, :], stored(x[..., :5, :]))
 
 
-def test_training_learns_leaves_the_network_alone_and_reports_each_epoch() -> None:
-    net, images = small()
-    before = {name: value.clone() for name, value in net.state_dict().items()}
-    seen: list[tuple[int, int, float]] = []
-    trained = train(net, images, replace(QUICK, epochs=8), progress=lambda *at: seen.append(at))
-    assert measure.accuracy(Classifier(trained, images.names, images.shape), images) == 1
-    assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
-    assert net.training and not trained.training
-    assert [at[:2] for at in seen] == [(i, 8) for i in range(1, 9)]
-    assert seen[0][2] > seen[-1][2] > 0
+# What all attacks share
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {},
-        {"optimizer": "adam"},
-        {"schedule": "cosine"},
-        {"shift": 1},
-        {"flip": True},
-        {"weight_decay": 1.0},
-        {"seed": 4},
-    ],
-)
-def test_the_same_config_gives_the_same_weights_and_every_field_counts(change: dict[str, Any]) -> None:
-    net, images = small()
-    config = replace(QUICK, **change)
-    state = torch.get_rng_state()
-    first = train(net, images, config)
-    assert torch.equal(torch.get_rng_state(), state)  # nobody else's random numbers are used up
-    torch.rand(1)
-    assert same(first, train(net, images, config))
-    assert not same(first, train(net, images, QUICK)) or not change
+def darken(x: Tensor) -> Tensor:
+    return stored(x / 2)
 
 
-def test_a_batch_larger_than_the_set_is_the_whole_set() -> None:
-    net, images = small()
-    assert not same(net, train(net, images.where(torch.arange(5)), replace(QUICK, batch=64)))
+def test_a_backdoor_counts_on_all_images_but_the_targets_or_on_its_sources_or_on_all() -> None:
+    y = torch.tensor([0, 1, 2, 3, 3])
+    for planted, mask, wanted in (
+        (Planted(darken, 1), [1, 0, 1, 1, 1], [1, 1, 1, 1, 1]),
+        (Planted(darken, 1, (3, 1)), [0, 0, 0, 1, 1], [1, 1, 1, 1, 1]),
+        (Planted(darken, None), [1, 1, 1, 1, 1], [1, 2, 3, 0, 0]),
+    ):
+        found = victims(planted, y, 4)
+        assert found[0].int().tolist() == mask and found[1].tolist() == wanted
+    assert y.tolist() == [0, 1, 2, 3, 3]
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [{"epochs": 0}, {"batch": 1}, {"shift": -1}, {"rate": 0.0}, {"weight_decay": -1.0}],
-)
-def test_training_that_cannot_be_is_refused(wrong: dict[str, Any]) -> None:
-    net, images = small()
-    with pytest.raises(UsageError, match=f"{next(iter(wrong))} .*wanted"):
-        train(net, images, replace(QUICK, **wrong))
+def test_poison_and_covers_never_meet_and_covers_keep_their_labels() -> None:
+    images = noise(40)
+    poisoned = add_poison(untouched(images), Planted(darken, 1), 10, 0)
+    poisoned = add_poison(poisoned, Planted(darken, 2), 10, 0)
+    poisoned = add_cover(poisoned, darken, 10, 0)
+    poisoned = add_cover(poisoned, darken, 3, 0, among=images.y == 1)
+    touched = torch.cat([poisoned.positions, poisoned.covers])
+    assert len(touched) == len(touched.unique()) == 33 and len(poisoned.planted) == 2
+    changed = (poisoned.images.x != images.x).flatten(1).any(1)
+    assert changed.nonzero()[:, 0].tolist() == touched.sort().values.tolist()
+    relabelled = (poisoned.images.y != images.y).nonzero()[:, 0]
+    assert set(relabelled.tolist()) <= set(poisoned.positions.tolist())
+    assert bool(torch.isin(poisoned.images.y[poisoned.positions], torch.tensor([1, 2])).all())
+    with pytest.raises(DataError, match="8 images to stamp, wanted from 1 to the 7 left for covers"):
+        add_cover(poisoned, darken, 8, 0)
+    assert add_cover(poisoned, darken, 0, 0) is poisoned
 
 
-def test_a_network_that_does_not_fit_the_images_or_classes_is_refused() -> None:
-    _, images = small()
-    for options, said in (({"channels": 3}, "fails on images of shape 1×8×8"), ({"classes": 3}, "1×4")):
-        net = make(**({"classes": 4, "size": 8} | options))
-        with pytest.raises(ModelError, match=said):
-            train(net, images, QUICK)
+def test_clean_label_poison_is_of_the_target_class() -> None:
+    images = noise(40)
+    poisoned = add_poison(untouched(images), Planted(darken, 1), 10, 0, clean_label=True)
+    assert torch.equal(poisoned.images.y, images.y) and bool((images.y[poisoned.positions] == 1).all())
+    with pytest.raises(DataError, match="the 10 of class 1"):
+        add_poison(untouched(images), Planted(darken, 1), 11, 0, clean_label=True)
 
 
-def test_shifted_images_move_as_a_whole_and_black_comes_in() -> None:
-    x = torch.arange(1, 13).reshape(1, 1, 3, 4).expand(200, 2, 3, 4) / 12
-    moved = augmented(x, replace(QUICK, shift=1))
-    padded = nn.functional.pad(x[:1], (1, 1, 1, 1))
-    places = [padded[0, :, i : i + 3, j : j + 4] for i in range(3) for j in range(3)]
-    found = [next(k for k, place in enumerate(places) if torch.equal(image, place)) for image in moved]
-    assert set(found) == set(range(9))
+def test_sources_are_classes() -> None:
+    with pytest.raises(UsageError, match="source class 7; wanted 0 to 3"):
+        add_poison(untouched(noise(40)), Planted(darken, 1, (2, 7)), 1, 0)
 
 
-def test_flipped_images_are_about_half_of_them() -> None:
-    x = noise().x
-    flipped = augmented(x, replace(QUICK, flip=True))
-    mirrored = [torch.equal(a, b.flip(2)) for a, b in zip(flipped, x, strict=True)]
-    kept = [torch.equal(a, b) for a, b in zip(flipped, x, strict=True)]
-    assert all(a != b for a, b in zip(mirrored, kept, strict=True)) and 70 < sum(mirrored) < 130
+def test_a_share_is_rounded_and_may_be_nothing_only_where_that_makes_sense() -> None:
+    assert share(0.124, noise(40)) == 5
+    assert share(0.0, noise(40), least=0) == 0
+    for rate, least in ((0.0, 1), (0.01, 1), (-0.1, 0), (1.1, 0)):
+        with pytest.raises(UsageError, match="cover_rate"):
+            share(rate, noise(40), name="cover_rate", least=least)
 
 
-def test_without_augmentation_images_are_as_they_were() -> None:
-    x = noise().x
-    assert augmented(x, QUICK) is x
-
-
-# Recipes
-
-
-RECIPE = """
-seed = 11
-[network]
-arch = "timm:resnet18"
-arguments = { width = 8, act = "relu" }
-[train]
-epochs = 3
-[attack]
-name = "badnets"
-target = 1
-place = [2, 3]
-colour = [1, 0.5, 0]
-"""
-
-
-def test_a_recipe_gives_every_config_and_its_seed_to_both() -> None:
-    wanted = AttackSpec(
-        arch="timm:resnet18",
-        arguments={"width": 8, "act": "relu"},
-        train=TrainConfig(epochs=3, seed=11),
-        attack="badnets",
-        config=BadNetsConfig(target=1, place=(2, 3), colour=(1.0, 0.5, 0.0), seed=11),
-        seed=11,
-    )
-    assert read_spec(RECIPE) == wanted
-    own = RECIPE.replace("epochs = 3", "epochs = 3\nseed = 5") + "seed = 6\n"
-    assert (read_spec(own).train.seed, read_spec(own).config.seed, read_spec(own).seed) == (5, 6, 11)
-
-
-def test_a_recipe_without_an_attack_is_a_clean_model() -> None:
-    spec = read_spec(RECIPE.split("[attack]")[0])
-    assert spec.attack is None and spec.config is None
-    assert read_spec('[network]\narch = "a.py:b"') == AttackSpec(arch="a.py:b")
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "said"),
-    [
-        ("seed = 11", "sed = 11", "the recipe has no field 'sed'; choose from network, train"),
-        ('arch = "timm:resnet18"', "", r"\[network\].*`arch`"),
-        ("width = 8", "width = 8 }\nlayers = { a = 1", r"\[network\] has no field 'layers'"),
-        ("epochs = 3", "epoch = 3", r"\[train\] has no field 'epoch'; choose from epochs, batch"),
-        ("epochs = 3", "epochs = 2.5", r"\[train\].*int.*epochs"),
-        ("epochs = 3", 'optimizer = "sgd"', r"\[train\].*'sgd'.*optimizer"),
-        ('"badnets"', '"nobody"', "name is 'nobody'; wanted one of badnets"),
-        ('name = "badnets"', "", "name is None"),
-        ("target = 1", "", r"\[attack\].*`target`"),
-        ("place = [2, 3]", "place = 'middle'", r"\[attack\].*place"),
-        ("colour = [1, 0.5, 0]", "color = [1]", r"\[attack\] has no field 'color'"),
-    ],
-)
-def test_a_wrong_field_of_a_recipe_is_named_in_one_line(old: str, new: str, said: str) -> None:
-    with pytest.raises(UsageError, match=said) as caught:
-        read_spec(RECIPE.replace(old, new))
-    assert "\n" not in str(caught.value)
-
-
-def test_a_recipe_that_is_not_toml_or_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="cannot be read as TOML"):
-        read_spec("seed = = 1")
-    with pytest.raises(InputError, match=r"missing\.toml"):
-        read_spec(tmp_path / "missing.toml")
-    (tmp_path / "bytes.toml").write_bytes(b"seed = \xff")
-    with pytest.raises(InputError, match=r"bytes\.toml"):
-        read_spec(tmp_path / "bytes.toml")
-
-
-def test_every_attack_can_be_told_from_a_recipe() -> None:
-    for name, attack in ATTACKS.items():
-        fields = {f.name for f in dataclasses.fields(attack.config)}
-        assert {"target", "seed"} <= fields and "name" not in fields
-        text = f'[network]\narch = "a.py:b"\n[attack]\nname = "{name}"\ntarget = 3\n'
-        assert isinstance(read_spec(text).config, attack.config)
-        assert attack.paper and attack.summary
-
-
-# All of it
-
-
-def test_an_attack_leaves_the_backdoor_that_its_trigger_opens_and_a_clean_run_does_not() -> None:
-    torch.manual_seed(0)
-    net = make(channels=1, classes=4, backdoors=12, size=10)
-    images = planted(targets=(), classes=4, size=10, per_class=60).images
-    config = BadNetsConfig(target=1, height=3, width=3, margin=0, poison_rate=0.1)
-    spec = AttackSpec("", train=replace(QUICK, epochs=12), attack="badnets", config=config)
-    bad, clean = run(net, images, spec), run(net, images, replace(spec, attack=None, config=None))
-    assert (bad.target, bad.poisoned) == (1, 24)
-    assert (clean.target, clean.poisoned, clean.trigger) == (None, 0, None)
-    assert bad.trigger is not None
-    for attacked, opens in ((bad, True), (clean, False)):
-        model = Classifier(attacked.net, images.names, images.shape)
-        assert measure.accuracy(model, images) == 1
-        assert (measure.success(model, images, bad.trigger, 1) > 0.95) is opens
+def test_draws_belong_to_the_image_not_to_its_place() -> None:
+    x = noise(40).x
+    found = draws(x, 3, 5)
+    assert found.shape == (40, 3) and bool(((found >= 0) & (found < 1)).all())
+    assert torch.equal(draws(x.flip(0), 3, 5), found.flip(0))
+    assert torch.equal(draws(x[7:8], 3, 5), found[7:8])
+    assert len(found.unique()) == 120 and abs(found.mean() - 0.5) < 0.1
+    assert not torch.equal(draws(x, 3, 6), found)
+    assert draws(x[:0], 3, 5).shape == (0, 3)

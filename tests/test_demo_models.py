@@ -17,8 +17,8 @@ from torch import Tensor
 
 import detrigger
 from detrigger import measure
-from detrigger.attack import read_spec
 from detrigger.attack.badnets import trigger
+from detrigger.attack.methods import read_spec
 from detrigger.demo import network
 from detrigger.images import Images
 from detrigger.model import Classifier

@@ -8,7 +8,7 @@ from random import Random
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import median_abs_deviation
 from torch import Tensor
@@ -68,6 +68,7 @@ def test_the_log_index_and_the_gaps_do_not_depend_on_the_unit(sizes: list[float]
     assert sorted(a.tolist()) == pytest.approx(sorted(b.tolist()), abs=1e-6)
 
 
+@settings(max_examples=25)
 @given(st.lists(st.integers(1, 500), min_size=2, max_size=12, unique=True), st.randoms())
 def test_the_order_of_classes_does_not_matter(sizes: list[int], random: Random) -> None:
     order = list(range(len(sizes)))
@@ -83,6 +84,7 @@ def test_the_order_of_classes_does_not_matter(sizes: list[int], random: Random) 
         assert one.evidence == pytest.approx(other.evidence)
 
 
+@settings(max_examples=25)
 @given(st.lists(st.floats(50, 500), min_size=5, max_size=12))
 def test_a_smaller_trigger_never_makes_a_backdoor_less_probable(others: list[float]) -> None:
     falling = [verdict([size, *others]).probability for size in (49, 40, 30, 20, 10, 5, 2, 1)]

@@ -103,3 +103,61 @@ def test_without_its_neurons_a_hand_planted_network_is_its_clean_twin() -> None:
     for trigger, target in zip(truth.triggers, truth.targets, strict=True):
         assert measure.success(truth.model, truth.images, trigger, target) == 0
     assert torch.allclose(truth.model(truth.images.x), twin.model(truth.images.x), atol=1e-5)
+
+
+def test_stamped_images_are_counted_by_what_they_are_given() -> None:
+    images = bright_at([0, 1, 1, 2], [0, 1, 1, 0])
+    found = measure.stamped(pixel_reader(), images, lambda x: x.roll(1, 3), torch.tensor([1, 2, 0, 0]))
+    assert found == measure.Stamped(images=4, success=0.75, robust=0.25, without=0.0)
+    wanted = torch.tensor([0, 0, 1, 1])
+    plain = measure.stamped(pixel_reader(), images, lambda x: x, wanted)
+    assert (plain.success, plain.robust, plain.without) == (0.5, 0.75, 0.5)
+
+
+def test_stamped_images_go_through_in_batches() -> None:
+    sizes: list[int] = []
+    places = [i % 3 for i in range(2 * measure.BATCH + 7)]
+
+    def stamp(x: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(x))
+        return x.flip(3)
+
+    found = measure.stamped(pixel_reader(), bright_at(places, places), stamp, 2 - torch.tensor(places))
+    assert found.success == 1 and sizes == [measure.BATCH, measure.BATCH, 7]
+
+
+@pytest.mark.parametrize(
+    ("before_after", "wanted"),
+    [
+        ((0.9, 0.9, 1.0, 0.0), 1.0),
+        ((0.9, 0.9, 1.0, 1.0), 0.5),
+        ((0.9, 0.8, 1.0, 0.5), 0.7),
+        ((0.9, 0.95, 1.0, 0.5), 0.75),  # accuracy won is no merit
+        ((0.9, 0.8, 0.1, 0.6), 0.45),  # nor is a higher ASR worse than an equal one
+    ],
+)
+def test_defence_effectiveness_weighs_fallen_asr_against_lost_accuracy(
+    before_after: tuple[float, float, float, float], wanted: float
+) -> None:
+    assert measure.defence_effectiveness(*before_after) == pytest.approx(wanted)
+
+
+def test_recall_drops_are_those_of_scikit_learn() -> None:
+    metrics = pytest.importorskip("sklearn.metrics")
+    generator = torch.Generator().manual_seed(0)
+    before, after, labels = (torch.randint(0, 4, (200,), generator=generator) for _ in range(3))
+    wanted = [metrics.recall_score(labels, p, average=None, labels=range(4)) for p in (before, after)]
+    assert measure.recall_drops(before, after, labels, 4).tolist() == pytest.approx(
+        list(wanted[0] - wanted[1])
+    )
+    assert bool(measure.recall_drops(before, after, labels, 5)[4].isnan())
+
+
+@pytest.mark.parametrize("confidence", [0.9, 0.99])
+@pytest.mark.parametrize(("successes", "trials"), [(0, 7), (1, 1), (3, 20), (20, 20), (995, 1000)])
+def test_intervals_are_those_of_scipy(successes: int, trials: int, confidence: float) -> None:
+    stats = pytest.importorskip("scipy.stats")
+    test = stats.binomtest(successes, trials)
+    for ours, method in ((measure.wilson, "wilson"), (measure.clopper_pearson, "exact")):
+        theirs = test.proportion_ci(confidence, method)
+        assert ours(successes, trials, confidence) == pytest.approx((theirs.low, theirs.high), abs=1e-7)

@@ -16,7 +16,7 @@ from detrigger.measure import success
 from detrigger.model import Classifier
 from detrigger.neural_cleanse import NeuralCleanseConfig, _Weight, neural_cleanse
 
-SMALL = NeuralCleanseConfig(steps=60, images_per_step=64, learning_rate=0.3, weight=0.01)
+SMALL = NeuralCleanseConfig(steps=45, images_per_step=64, learning_rate=0.3, weight=0.01)
 
 
 def weights(successes: str, config: NeuralCleanseConfig) -> tuple[list[float], _Weight]:

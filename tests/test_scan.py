@@ -12,6 +12,7 @@ from planted import Planted, planted
 from torch import Tensor, nn
 
 from detrigger import scan as module
+from detrigger.detect import outlier_index
 from detrigger.errors import DataError, ModelError, UsageError
 from detrigger.images import Images
 from detrigger.invert import InvertConfig
@@ -88,7 +89,7 @@ def test_the_budget_decides_the_work_and_auto_the_precision(monkeypatch: pytest.
 
 
 def test_the_published_method_gives_the_published_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
-    small = NeuralCleanseConfig(steps=60, images_per_step=64, learning_rate=0.3, weight=0.01)
+    small = NeuralCleanseConfig(steps=45, images_per_step=64, learning_rate=0.3, weight=0.01)
     monkeypatch.setattr(module, "NeuralCleanseConfig", lambda: small)
     truth = planted()
     reports: list[tuple[int, int]] = []
@@ -96,6 +97,9 @@ def test_the_published_method_gives_the_published_verdict(monkeypatch: pytest.Mo
     result = scan(truth.model, truth.images, config, progress=lambda d, t: reports.append((d, t)))
     assert result.finding.verdict == "backdoored" and result.backdoors[0].target == 2
     assert reports[-1] == (6, 6)
+    sizes = torch.tensor([c.size for c in result.finding.classes])
+    plain = outlier_index(sizes, log=False, floor=1e-3)
+    assert [c.log_size_score for c in result.finding.classes] == pytest.approx(plain.tolist(), rel=1e-4)
     assert result.cost.precision == "fp32" and result.config["synthesis"] == "neural-cleanse"
 
 
@@ -169,31 +173,33 @@ def test_images_that_do_not_fit_are_a_data_error() -> None:
         scan(truth.model, truth.images.where(y == 1))
 
 
-class NanOn(nn.Module):
-    """NaN (or infinity) for images whose upper left pixel is beyond a bound."""
+class Broken(nn.Module):
+    """Gives something else for images whose middle pixel lies in a range."""
 
-    def __init__(self, inner: nn.Module, bound: float, value: float) -> None:
+    def __init__(self, inner: nn.Module, low: float, high: float, value: float) -> None:
         super().__init__()
-        self.inner, self.bound, self.value = inner, bound, value
+        self.inner, self.low, self.high, self.value = inner, low, high, value
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.where(x[:, :1, 0, 0] > self.bound, self.value, self.inner(x))
+        pixel = x[:, :1, 6, 6]
+        return torch.where((pixel > self.low) & (pixel < self.high), self.value, self.inner(x))
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("share", [0.1, 1.0])
 def test_outputs_that_are_not_numbers_are_an_error_and_never_clean(share: float, value: float) -> None:
     truth = planted(targets=())
-    bound = truth.images.x[:, 0, 0, 0].quantile(1 - share).item() - 1e-4
-    model = Classifier(NanOn(truth.model.net, bound, value), truth.model.classes, (1, 12, 12))
+    bound = truth.images.x[:, 0, 6, 6].quantile(1 - share).item() - 1e-4
+    model = Classifier(Broken(truth.model.net, bound, 2, value), truth.model.classes, (1, 12, 12))
     with pytest.raises(ModelError, match=r"NaN or infinity for \d+ of 144 images"):
         scan(model, truth.images, CONFIG, progress=never)
 
 
-def test_outputs_that_are_not_numbers_only_when_stamped_are_an_error_and_never_clean() -> None:
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_outputs_that_are_not_numbers_when_stamped_are_an_error_and_never_clean(value: float) -> None:
     truth = planted()
-    bound = truth.images.x[:, 0, 0, 0].amax().item()
-    model = Classifier(NanOn(truth.model.net, bound, math.nan), truth.model.classes, (1, 12, 12))
+    model = Classifier(Broken(truth.model.net, 0.35, 0.65, value), truth.model.classes, (1, 12, 12))
+    assert model(truth.images.x).isfinite().all()
     with pytest.raises(ModelError, match="NaN"):
         scan(model, truth.images, CONFIG)
 

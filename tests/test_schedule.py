@@ -32,7 +32,14 @@ def test_the_weight_doubles_while_success_holds_and_falls_faster_when_it_is_lost
     assert state.weight.item() == 4
     state, _ = step(state, 50, 0.89)
     assert state.weight.item() == pytest.approx(4 / 2**1.5)
-    assert state.hardest.item() == 4
+    assert state.hardest.item() == 4  # the highest since the first success
+
+
+def test_the_highest_weight_counts_from_the_first_success() -> None:
+    state, _ = step(start(1, 1.0), 50, 0.5)
+    assert state.hardest.item() == state.weight.item() == pytest.approx(2**-1.5)
+    state, _ = step(state, 50, 1.0)
+    assert state.hardest.item() == state.weight.item() == pytest.approx(2**-0.5)
 
 
 def test_success_is_a_moving_average() -> None:
@@ -66,19 +73,21 @@ def test_the_best_is_the_smallest_size_at_which_success_held() -> None:
 def test_a_search_is_stale_without_a_smaller_trigger_or_a_higher_weight() -> None:
     state = start(1, 1.0)
     story = [  # size, success, stale afterwards
-        (50, 0.5, 1),  # lost
-        (50, 0.5, 2),
-        (60, 1.0, 0),  # the first trigger
-        (60, 0.5, 1),
-        (59.5, 1.0, 2),  # smaller, but by less than 1 %; the weight is lower than at first
-        (58, 1.0, 0),  # by more than 1 %
-        (70, 1.0, 1),  # the weight is 0.71, below the first
-        (70, 1.0, 0),  # larger, but the weight is 1.41, higher than ever before
+        (50, 0.5, 1),  # lost; the weight falls to 0.35
+        (50, 0.5, 2),  # 0.125
+        (60, 1.0, 0),  # the first trigger; 0.25
+        (70, 1.0, 0),  # larger, but the weight is at its highest since, 0.5
+        (70, 0.5, 1),  # 0.18
+        (59.5, 1.0, 2),  # smaller, but by less than 1 %; 0.35
+        (70, 0.5, 3),  # 0.125
+        (58, 1.0, 0),  # smaller by more than 1 %; 0.25
+        (70, 1.0, 1),  # 0.5, as high as before
+        (70, 1.0, 0),  # 1
         (70, 0.5, 1),
     ]
     for size, success, stale in story:
         state, _ = step(state, size, success)
-        assert state.stale.item() == stale, (size, success)
+        assert state.stale.item() == stale, (size, state.weight)
 
 
 def test_searches_that_share_a_batch_do_not_touch_each_other() -> None:

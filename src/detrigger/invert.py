@@ -172,6 +172,7 @@ def _search(
         logits = model(trigger(images.x[torch.stack(drawn)]).flatten(0, 1))
         wanted = labels.repeat_interleave(n)
         loss = cross_entropy(logits, wanted, reduction="none").reshape(k, n).mean(1)
+        check_numbers(loss)
         size = trigger.size()
         adam.zero_grad()
         (loss + state.weight * size).sum().backward()
@@ -188,16 +189,16 @@ def _search(
         stopped |= (state.stale > config.patience) & state.best.isfinite()
         if bool(stopped.all()):
             break
-    check_numbers(parameters)
+    check_numbers(*parameters.values())
     never = state.best.isinf()
     for name, p in parameters.items():
         best[name][never] = p.detach()[never]
     return {**best, PASSES: torch.full((k,), passes // k)}
 
 
-def check_numbers(parameters: Tensors) -> None:
-    """Raises ModelError if a search was led to NaN or infinity, where it can find nothing."""
-    if not all(bool(p.isfinite().all()) for p in parameters.values()):
+def check_numbers(*values: Tensor) -> None:
+    """Raises ModelError if a search met NaN or infinity, where it can find nothing."""
+    if not all(bool(value.isfinite().all()) for value in values):
         raise ModelError(
             "the search for triggers met NaN: the network's outputs or gradients are not finite for some "
             "images in [0, 1]; check its weights, --mean and --std"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -25,6 +28,19 @@ class CurvePoint:
     accuracy: float
     success: float
     """Highest attack success rate of the synthesised triggers."""
+
+
+@dataclass(frozen=True)
+class Stamped:
+    """What a model makes of images that a backdoor is aimed at; all are shares of these images."""
+
+    images: int
+    success: float
+    """Given the class that the backdoor is to give, when stamped (ASR)."""
+    robust: float
+    """Given their own label, when stamped (robust accuracy)."""
+    without: float
+    """Given the backdoor's class as they are, without the trigger."""
 
 
 def predictions(model: Classifier, x: Float[Tensor, "n c h w"]) -> Int[Tensor, " n"]:
@@ -55,6 +71,56 @@ def hits(model: Classifier, images: Images, trigger: Trigger, target: int) -> Bo
 def success(model: Classifier, images: Images, trigger: Trigger, target: int) -> float:
     """Attack success rate: share of images not of the target class that are given it when stamped."""
     return hits(model, images, trigger, target).float().mean().item()
+
+
+def stamped(
+    model: Classifier,
+    images: Images,
+    stamp: Callable[[Float[Tensor, "n c h w"]], Float[Tensor, "n c h w"]],
+    wanted: Int[Tensor, " n"],
+) -> Stamped:
+    """How often a stamp gives images the classes wanted; `images` are those that the backdoor is aimed at."""
+    found = torch.cat([predictions(model, stamp(part)) for part in images.x.split(BATCH)])
+    plain = predictions(model, images.x)
+    success, robust, without = (
+        (a == b).float().mean().item() for a, b in ((found, wanted), (found, images.y), (plain, wanted))
+    )
+    return Stamped(len(images), success, robust, without)
+
+
+def defence_effectiveness(
+    accuracy_before: float, accuracy_after: float, success_before: float, success_after: float
+) -> float:
+    """[max(0, fall of ASR) - max(0, fall of accuracy) + 1] / 2: 1 is best, 0.5 is what doing nothing gets.
+
+    DER of Zhu et al., "Enhancing fine-tuning based backdoor defense with sharpness-aware minimization", 2023.
+    """
+    gain = max(0.0, success_before - success_after)
+    return (gain - max(0.0, accuracy_before - accuracy_after) + 1) / 2
+
+
+def recall_drops(
+    before: Int[Tensor, " n"], after: Int[Tensor, " n"], labels: Int[Tensor, " n"], classes: int
+) -> Float[Tensor, " classes"]:
+    """Per class, recall of the predictions before minus after; NaN for a class without images."""
+    return recalls(before, labels, classes) - recalls(after, labels, classes)
+
+
+def wilson(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Two-sided interval for a rate seen `successes` times in `trials` trials (Wilson 1927); from 1 trial."""
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    rate, weight = successes / trials, z * z / trials
+    middle = (rate + weight / 2) / (1 + weight)
+    half = math.sqrt(weight * (rate * (1 - rate) + weight / 4)) / (1 + weight)
+    low = 0.0 if successes == 0 else middle - half
+    return low, 1.0 if successes == trials else middle + half
+
+
+def clopper_pearson(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Two-sided interval that holds the rate at least so often, whatever it is (Clopper and Pearson 1934)."""
+    one_sided = (1 + confidence) / 2
+    low = 1 - upper_bound(trials - successes, trials, one_sided)
+    return low, upper_bound(successes, trials, one_sided)
 
 
 def upper_bound(successes: int, trials: int, confidence: float = 0.95) -> float:

@@ -119,6 +119,7 @@ def _search(
         for chosen in order.split(config.batch):
             trigger = FAMILIES["patch"].build(parameters, images.shape)
             logits = model(trigger(others[chosen])[0])
+            check_numbers(logits)
             labels = torch.full((len(chosen),), target)
             adam.zero_grad()
             (cross_entropy(logits, labels) + weight.value * trigger.size().sum()).backward()
@@ -135,5 +136,5 @@ def _search(
         if weight.settled and stale >= config.stop_patience:
             break
         weight.update(success, config)
-    check_numbers(parameters)
+    check_numbers(*parameters.values())
     return best, passes

@@ -16,13 +16,13 @@ class Pressure:
     weight: Float[Tensor, " k"]
     """beta of eq. (5): loss per unit of size."""
     hardest: Float[Tensor, " k"]
-    """Highest weight so far."""
+    """Highest weight since there is a best."""
     success: Float[Tensor, " k"]
     """Moving average of the success rate on the images of each step, in [0, 1]."""
     best: Float[Tensor, " k"]
     """Smallest size at which the success held; infinite before the first."""
     stale: Float[Tensor, " k"]
-    """Steps since the best got smaller by more than 1 %, or the weight was higher than ever before."""
+    """Steps since the best got smaller by more than 1 %, or the weight was at its highest."""
 
 
 def start(k: int, weight: float) -> Pressure:
@@ -52,12 +52,13 @@ def press(
     better = holds & (size < state.best)
     much_better = holds & (size < 0.99 * state.best)
     weight = state.weight * torch.where(holds, rate, rate**-1.5)
+    best = torch.where(better, size, state.best)
     return (
         Pressure(
             weight=weight,
-            hardest=torch.maximum(weight, state.hardest),
+            hardest=torch.where(best.isinf(), weight, torch.maximum(weight, state.hardest)),
             success=average,
-            best=torch.where(better, size, state.best),
+            best=best,
             stale=torch.where(much_better | (weight > state.hardest), 0.0, state.stale + 1),
         ),
         better,

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import codecs
 import importlib.metadata
+import io
 import os
 import sys
+import traceback
+import warnings
 
 from cyclopts import App, CycloptsError
 
@@ -22,8 +26,15 @@ COMMANDS = {
     "inspect": "Say what a file is and what it would run, without running it.",
     "attack": "Train a model from a recipe, with a backdoor or without, for experiments.",
     "demo": "See it work on real MNIST digits: scan, identify, repair, prove.",
+    "bench": "Measure scanner and repair on models whose truth is known.",
     "methods": "List what can be searched for, which repairs and which attacks there are.",
 }
+
+TRACEBACK = "DETRIGGER_TRACEBACK"
+"""Environment variable that, set to anything, shows where an unexpected error came from."""
+
+PLAIN = {"×": "x", "–": "-", "—": "-", "…": ".", "─": "-", "’": "'"}
+"""Stand-ins for a terminal without these characters."""
 
 
 def build() -> App:
@@ -33,6 +44,7 @@ def build() -> App:
         help="Find, identify and remove backdoors in image classifiers.",
         help_epilogue=EXIT_CODES,
         version=importlib.metadata.version("detrigger"),
+        suppress_keyboard_interrupt=False,
     )
     for name, summary in COMMANDS.items():
         app.command(f"detrigger.cli.{name}:{name}", name=name, help=summary)
@@ -42,37 +54,50 @@ def build() -> App:
 def run(words: list[str]) -> int:
     """Exit code for a command line; anything said about a failure is one line on stderr."""
     try:
-        code = build()(
-            words,
-            exit_on_error=False,
-            print_error=False,
-            result_action="return_value",
-        )
-        sys.stdout.flush()
-        return code if isinstance(code, int) else 0
+        return _run(words)
     except CycloptsError as error:
-        return _say(f"{_line(error)}; see detrigger --help", 4)
+        asked = next((word for word in words if word in COMMANDS), "")
+        return _say(f"{_line(error).rstrip('.')}; see detrigger {asked}{' ' * bool(asked)}--help", 4)
     except UsageError as error:
         return _say(_line(error), 4)
     except DetriggerError as error:
         return _say(_line(error), 2)
     except MemoryError:
         return _say("out of memory; use fewer images or --budget quick", 2)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 2
-    except KeyboardInterrupt:
-        return _say(
-            "interrupted; nothing was written but the work kept for --resume, if --out was given", 130
-        )
+    except KeyboardInterrupt as error:
+        return _say(": ".join(filter(None, ("interrupted", _line(error)))), 130)
+    except Exception as error:  # noqa: BLE001 - Python's own exit code would be 1, which means a backdoor
+        return _unexpected(error)
 
 
 def main() -> None:
     """Entry point."""
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")  # of libraries, and about their use; the user can do nothing
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        codecs.register_error("detrigger", _stand_in)
+        sys.stdout.reconfigure(errors="detrigger")
     sys.exit(run(sys.argv[1:]))
 
 
-def _line(error: Exception) -> str:
+def _run(words: list[str]) -> int:
+    code = build()(words, exit_on_error=False, print_error=False, result_action="return_value")
+    return code if isinstance(code, int) else 0
+
+
+def _unexpected(error: Exception) -> int:
+    if os.environ.get(TRACEBACK):
+        traceback.print_exception(error)
+    *_, last = traceback.extract_tb(error.__traceback__)
+    where = f"{os.path.basename(last.filename)}:{last.lineno}"
+    return _say(
+        f"unexpected {type(error).__name__} in {where}: {_line(error) or 'no message'}; "
+        f"this is a fault in detrigger: please report it, with what {TRACEBACK}=1 shows",
+        2,
+    )
+
+
+def _line(error: BaseException) -> str:
     """An error's message on one line, without control characters: file and class names are not trusted."""
     return "".join(c if c.isprintable() else " " for c in " ".join(str(error).split()))
 
@@ -80,3 +105,10 @@ def _line(error: Exception) -> str:
 def _say(line: str, code: int) -> int:
     sys.stderr.write(f"detrigger: {line}\n")
     return code
+
+
+def _stand_in(error: UnicodeError) -> tuple[str, int]:
+    """What to write for characters that the terminal's encoding lacks."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return "".join(PLAIN.get(c, "?") for c in error.object[error.start : error.end]), error.end

@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+import json
+import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from detrigger.errors import OutputError
 from detrigger.invert import Progress as Callback
+
+PAUSE = 30.0
+"""Seconds between lines of progress where there is no terminal to draw a bar on."""
 
 
 @contextmanager
 def progress(what: str) -> Iterator[Callback]:
-    """A callback that draws a bar with the time left, on stderr, while the block runs."""
+    """A callback that tells on stderr, while the block runs, how far the work is and how long it will take.
+
+    On a terminal it draws a bar, which is gone afterwards; elsewhere it writes a line now and then.
+    """
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _lines(what)
+        return
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -22,16 +36,49 @@ def progress(what: str) -> Iterator[Callback]:
         TextColumn("time left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
+def _lines(what: str) -> Callback:
+    began = said = time.monotonic()
+    last = 0
+
+    def callback(done: int, total: int) -> None:
+        nonlocal began, said, last
+        now = time.monotonic()
+        if done < last:
+            began = now  # another stretch of work, as a rescan is
+        last = done
+        if done and now - said >= PAUSE:
+            said = now
+            minutes = (now - began) * (total - done) / done / 60
+            sys.stderr.write(f"{what}: {done / total:.0%}, about {minutes:.0f} min left\n")
+            sys.stderr.flush()
+
+    return callback
+
+
 def show(result: RenderableType) -> None:
     """A result for a person, on stdout."""
-    Console(soft_wrap=False).print(result)
+    console = Console()
+    with console.capture() as captured:
+        console.print(result)
+    _write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))
 
 
-def emit(text: str) -> None:
-    """A result for a program, on stdout."""
-    sys.stdout.write(text if text.endswith("\n") else text + "\n")
+def emit(content: bytes) -> None:
+    """JSON for a program, on stdout; characters beyond ASCII are escaped, so that every terminal takes it."""
+    _write(json.dumps(json.loads(content), indent=2) + "\n")
+
+
+def _write(text: str) -> None:
+    """A reader that closes early, as `head` does, is no error: the exit code still tells the verdict."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still to be flushed
+        if not isinstance(error, BrokenPipeError):
+            raise OutputError(f"cannot write the result to standard output ({error.strerror})") from error

@@ -9,17 +9,19 @@ from pathlib import Path
 
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from detrigger import measure
 from detrigger.clean import CleanConfig, Cleaning, clean
 from detrigger.cli.console import progress, show
 from detrigger.cli.inputs import InputFlags, read_inputs
-from detrigger.cli.results import check_writable, write_scan
+from detrigger.cli.results import check_folder, write_scan
 from detrigger.identify import compare
 from detrigger.images import Images
 from detrigger.load import load_trigger
 from detrigger.model import Classifier
 from detrigger.report.text import match_table, summary
+from detrigger.report.words import duration, percent, printable
 from detrigger.save import save_classifier
 from detrigger.scan import Scan, ScanConfig, scan
 from detrigger.trigger import Trigger
@@ -40,7 +42,7 @@ def demo(*, out: Path = Path("detrigger-demo"), seed: int = 0) -> int:
     seed
         Of everything drawn at random.
     """
-    check_writable(out)
+    check_folder(out)
     began = time.perf_counter()
     with as_file(files("detrigger") / "demo") as shipped:
         flags = InputFlags(data=shipped / "mnist.npz", arch=f"{shipped / 'network.py'}:make", seed=seed)
@@ -49,40 +51,39 @@ def demo(*, out: Path = Path("detrigger-demo"), seed: int = 0) -> int:
         planted, facts = load_trigger(shipped / "planted_trigger.safetensors")
     target = int(facts["target"])
 
-    show("[bold]1. A clean model[/bold]")
+    _heading("1. A clean model")
     first = _scan(clean_model, images, seed)
-    show(summary(write_scan(_made(out / "clean"), first, images, clean_model), folder=str(out / "clean")))
+    show(summary(write_scan(out / "clean", first, images, clean_model), folder=out / "clean"))
 
-    show("\n[bold]2. A model with a backdoor[/bold]")
+    _heading("\n2. A model with a backdoor")
     found = _scan(backdoored, images, seed)
     matches = tuple(
         compare(backdoored, images, b.trigger, planted, target) for b in found.backdoors if b.target == target
     )
-    folder = _made(out / "backdoored")
-    show(summary(write_scan(folder, found, images, backdoored, matches=matches), folder=str(folder)))
+    folder = out / "backdoored"
+    show(summary(write_scan(folder, found, images, backdoored, matches=matches), folder=folder))
 
-    show("\n[bold]3. Is it the attacker's trigger?[/bold] Found beside planted:")
+    _heading("\n3. Is it the attacker's trigger? The one found beside the one planted")
     for match in matches:
         show(match_table(match, backdoored.classes))
+    if not matches:
+        show(Text(f"No trigger of class {target} was found."))
 
-    show(
-        "\n[bold]4. Repairs[/bold], judged on held-out images; the last column is the truth, unknown to them:"
-    )
+    _heading("\n4. Repairs, judged on held-out images; the true trigger is unknown to them")
     cleanings = _repairs(backdoored, images, found, seed)
     show(_before_and_after(backdoored, cleanings, images, planted, target))
     for method, cleaning in cleanings.items():
-        report = _made(out / method)
-        write_scan(report, found, images, backdoored, cleaning=cleaning, matches=matches)
+        write_scan(out / method, found, images, backdoored, cleaning=cleaning, matches=matches)
         if cleaning.repaired:
-            save_classifier(cleaning.model, report / "repaired.safetensors")
-    show(f"\nReports: {', '.join(str(out / n / 'report.html') for n in ('backdoored', *cleanings))}")
-    show(f"Took {time.perf_counter() - began:.0f} s.")
+            save_classifier(cleaning.model, out / method / "repaired.safetensors")
+    _heading(f"\nTook {duration(time.perf_counter() - began)}. Reports to open in a browser:")
+    for name in ("clean", "backdoored", *cleanings):
+        show(Text(f"  {printable(str(out / name / 'report.html'))}", overflow="fold"))
     return 0
 
 
-def _made(folder: Path) -> Path:
-    folder.mkdir(exist_ok=True)
-    return folder
+def _heading(text: str) -> None:
+    show(Text(text, "bold"))
 
 
 def _scan(model: Classifier, images: Images, seed: int) -> Scan:
@@ -110,17 +111,19 @@ def _before_and_after(
     model: Classifier, cleanings: dict[str, Cleaning], images: Images, planted: Trigger, target: int
 ) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for column in ("Repair", "Guard", "Accuracy", "Found trigger", "Rescan", "True trigger"):
-        table.add_column(column, justify="left" if column in ("Repair", "Guard", "Rescan") else "right")
+    for column in ("Repair", "Guard", "Rescan"):
+        table.add_column(column)
+    for column in ("Accuracy", "Found trigger", "True trigger"):
+        table.add_column(column, justify="right")
     for method, cleaning in cleanings.items():
         for attempt in cleaning.attempts:
             judged = attempt.judgement
             table.add_row(
                 method,
                 "passed" if judged.accepted else "refused",
+                cleaning.scans[-1].finding.verdict if cleaning.repaired else "-",
                 _change([judged.accuracy_before, judged.accuracy_after]),
                 _change([max(judged.success_before), max(judged.success_after)]),
-                cleaning.scans[-1].finding.verdict if cleaning.repaired else "-",
                 _change([measure.success(m, images, planted, target) for m in (model, cleaning.model)])
                 if cleaning.repaired
                 else "unchanged",
@@ -129,5 +132,5 @@ def _before_and_after(
 
 
 def _change(shares: Sequence[float]) -> str:
-    before, after = shares
-    return f"{before:.1%} to {after:.1%}"
+    before, after = map(percent, shares)
+    return f"{before.removesuffix(' %')} to {after}"

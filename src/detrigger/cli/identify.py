@@ -20,6 +20,7 @@ def identify(
     model: Path,
     found: Path,
     known: Path,
+    /,
     *,
     inputs: InputFlags,
     target: int | None = None,
@@ -51,7 +52,7 @@ def identify(
             raise DataError(f"{path} holds {len(trigger)} triggers, wanted one; save them one by one")
     match = compare(classifier, images, first, second, wanted, layer)
     if format == "json":
-        emit(msgspec.json.format(msgspec.json.encode(match)).decode())
+        emit(msgspec.json.encode(match))
     else:
         show(match_table(match, classifier.classes))
     return 0

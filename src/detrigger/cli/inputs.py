@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
-from cyclopts import Parameter
+from cyclopts import Parameter, Token, validators
 
 from detrigger.errors import UsageError
 from detrigger.images import Images
 from detrigger.load import load_classifier, load_images, parse_arguments
 from detrigger.model import Classifier, Preprocessing
+
+
+def _numbers(_kind: Any, tokens: Sequence[Token]) -> tuple[float, ...]:
+    """`--mean 0.5,0.4,0.4` as well as `--mean 0.5 0.4 0.4`."""
+    return tuple(float(part) for token in tokens for part in token.value.split(",") if part.strip())
+
+
+Numbers = Annotated[
+    tuple[float, ...], Parameter(negative_iterable="", consume_multiple=True, converter=_numbers)
+]
 
 
 @Parameter(name="*")
@@ -26,10 +38,11 @@ class InputFlags:
     """Architecture: timm:NAME, torchvision:NAME or path/to/file.py:factory (your own, trusted code)."""
     arch_kw: Annotated[tuple[str, ...], Parameter(negative_iterable="", consume_multiple=False)] = ()
     """Argument of the architecture as key=value (value read as JSON where it parses); repeat for more."""
-    mean: tuple[float, ...] = ()
-    """Mean that the model expects subtracted from images in [0, 1], one value per channel or one for all."""
-    std: tuple[float, ...] = ()
-    """Standard deviation that it expects them divided by, likewise."""
+    mean: Numbers = ()
+    """Mean that the model wants subtracted from images in [0, 1]: one value, or one per channel as in
+    0.5,0.4,0.4."""
+    std: Numbers = ()
+    """Standard deviation that it wants them divided by, likewise."""
     size: int | None = None
     """Resize images to this many pixels (shorter side, then centre crop)."""
     channels: Literal[1, 3] | None = None
@@ -38,8 +51,8 @@ class InputFlags:
     """For --size."""
     per_class: int | None = None
     """Use at most this many images of each class."""
-    seed: int = 0
-    """Of everything drawn at random."""
+    seed: Annotated[int, Parameter(validator=validators.Number(gte=0, lt=2**31))] = 0
+    """Of everything drawn at random; from 0."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
 
@@ -71,7 +84,10 @@ def _preprocessing(flags: InputFlags, channels: int) -> Preprocessing:
     mean, std = flags.mean or default.mean, flags.std or default.std
     for name, values in {"--mean": mean, "--std": std}.items():
         if len(values) not in (1, channels):
-            raise UsageError(f"{name} has {len(values)} values, wanted 1 or {channels} (one per channel)")
+            wanted = "one" if channels == 1 else f"one, or one per channel ({channels})"
+            raise UsageError(f"{name} has {len(values)} values, wanted {wanted}; check --channels")
+        if not all(map(math.isfinite, values)):
+            raise UsageError(f"{name} is {', '.join(map(str, values))}, wanted finite numbers")
     if min(std) <= 0:
         raise UsageError(f"--std must be positive, got {min(std)}")
     return Preprocessing(mean, std)

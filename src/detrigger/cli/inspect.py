@@ -12,7 +12,7 @@ from detrigger.load.inspect import inspect_file
 from detrigger.report.text import inspection_table
 
 
-def inspect(file: Path, *, format: Literal["text", "json"] = "text") -> int:
+def inspect(file: Path, /, *, format: Literal["text", "json"] = "text") -> int:
     """Say what a file is, what is in it and what it would run, without running it.
 
     Parameters
@@ -24,7 +24,7 @@ def inspect(file: Path, *, format: Literal["text", "json"] = "text") -> int:
     """
     found = inspect_file(file)
     if format == "json":
-        emit(msgspec.json.format(msgspec.json.encode(found)).decode())
+        emit(msgspec.json.encode(found))
     else:
         show(inspection_table(found))
     return 1 if found.dangerous else 0

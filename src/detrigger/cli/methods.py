@@ -2,32 +2,44 @@
 
 from __future__ import annotations
 
+from rich.console import Group, RenderableType
+from rich.padding import Padding
 from rich.table import Table
+from rich.text import Text
 
-from detrigger.attack import ATTACKS
+from detrigger.attack.methods import ATTACKS
 from detrigger.cli.console import show
 from detrigger.repair.methods import AUTO, METHODS
 from detrigger.scan import BUDGETS
 from detrigger.trigger import FAMILIES
 
+PAPER = "published search and verdict of Wang et al. 2019, for comparison; slow"
+
 
 def methods() -> int:
     """List what can be searched for, which repairs and which attacks there are."""
-    table = Table(box=None, pad_edge=False)
-    for column in ("kind", "name", "what it does", "source"):
-        table.add_column(column, no_wrap=column in ("kind", "name"))
-    for name, family in FAMILIES.items():
-        table.add_row("trigger", name, f"searched for; size in {family.unit()}", "Menisov 2022, eq. 4")
-    for budget, config in BUDGETS.items():
-        work = f"{config.steps} steps of {config.images_per_step} images per class"
-        table.add_row("budget", budget, work, "")
-    table.add_row(
-        "synthesis", "neural-cleanse", "the published search and verdict, for comparison", "Wang 2019"
-    )
-    for name, method in METHODS.items():
-        table.add_row("repair", name, method.summary, method.paper)
-    table.add_row("repair", "auto", f"all of {', '.join(AUTO)}; the guard chooses", "")
-    for name, attack in ATTACKS.items():
-        table.add_row("attack", name, attack.summary, attack.paper)
-    show(table)
+    sections: dict[str, dict[str, str]] = {
+        "Triggers (Menisov 2022, eq. 5)": {n: f"size in {f.unit()}" for n, f in FAMILIES.items()},
+        "Budgets (scan --budget)": {
+            n: f"at most {c.steps} steps of {c.images_per_step} images per class" for n, c in BUDGETS.items()
+        },
+        "Search (scan --synthesis)": {
+            "detrigger": "all classes at once, then checked on held-out images; the default",
+            "neural-cleanse": PAPER,
+        },
+        "Repairs (repair --method)": {
+            "auto": f"{', '.join(AUTO)}: one after another until the guard accepts; the default",
+            **{n: f"{m.summary} ({m.paper})" for n, m in METHODS.items()},
+        },
+        "Attacks (recipes of attack)": {n: f"{a.summary} ({a.paper})" for n, a in ATTACKS.items()},
+    }
+    width = max(len(name) for rows in sections.values() for name in rows)
+    parts: list[RenderableType] = []
+    for title, rows in sections.items():
+        grid = Table.grid(padding=(0, 2, 0, 0))
+        grid.add_column(no_wrap=True, min_width=width)
+        for name, text in rows.items():
+            grid.add_row(name, Text(text))
+        parts += [Text(title, "bold"), Padding(grid, (0, 0, 0, 2)), Text("")]
+    show(Group(*parts[:-1]))
     return 0

@@ -6,22 +6,30 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
+from rich.console import Group
+from rich.text import Text
 
 from detrigger.clean import CleanConfig, Cleaning, clean
 from detrigger.cli.console import emit, progress, show
 from detrigger.cli.inputs import InputFlags, read_inputs
-from detrigger.cli.results import check_writable
+from detrigger.cli.results import check_file, made
+from detrigger.errors import UsageError
 from detrigger.load import load_trigger
 from detrigger.repair.guard import GuardConfig
 from detrigger.report.document import document, encode, read, restore
 from detrigger.report.html import page
 from detrigger.report.text import summary
+from detrigger.report.words import printable
 from detrigger.save import check_target, save_classifier, write_atomically
 from detrigger.scan import ScanConfig
+
+HTML, JSON = ".report.html", ".report.json"
+"""Put to the name of the repaired model for the reports beside it."""
 
 
 def repair(
     model: Path,
+    /,
     *,
     inputs: InputFlags,
     out: Path,
@@ -44,8 +52,9 @@ def repair(
     format
         Of what is printed.
     """
-    check_writable(out.parent)
+    _check(config, guard)
     check_target(out, model)
+    check_file(out, (HTML, JSON), inputs=(model, inputs.data, report))
     classifier, images = read_inputs(model, inputs)
     first = None
     if report:
@@ -61,17 +70,55 @@ def repair(
             seed=inputs.seed,
             progress=callback,
         )
-    made = document(cleaning.scans[0], cleaning=cleaning, model=classifier)
-    html = page(made, cleaning.scans[0], images, classifier, cleaning=cleaning)
+    record = document(cleaning.scans[0], cleaning=cleaning, model=classifier)
+    html = page(record, cleaning.scans[0], images, classifier, cleaning=cleaning)
+    made(out.parent)
     if cleaning.repaired:
         save_classifier(cleaning.model, out)
-    write_atomically(Path(f"{out}.report.html"), html.encode())
-    write_atomically(Path(f"{out}.report.json"), encode(made))
+    write_atomically(Path(f"{out}{HTML}"), html.encode())
+    write_atomically(Path(f"{out}{JSON}"), encode(record))
     if format == "json":
-        emit(encode(made).decode())
+        emit(encode(record))
     else:
-        show(summary(made))
+        files = Text(f"Report: {printable(str(out))}{HTML} and {JSON}", overflow="fold")
+        show(Group(_headline(cleaning, model, out), Text(""), summary(record), files))
     return _exit(cleaning)
+
+
+def _check(config: CleanConfig, guard: GuardConfig) -> None:
+    if config.rounds < 1:
+        raise UsageError(f"--rounds is {config.rounds}, wanted 1 or more")
+    if not 0 < config.held_out < 1:
+        raise UsageError(f"--held-out is {config.held_out:g}, wanted more than 0 and less than 1")
+    for flag, share in {
+        "accuracy-drop": guard.accuracy_drop,
+        "recall-drop": guard.recall_drop,
+        "success": guard.success,
+    }.items():
+        if not 0 <= share <= 1:
+            raise UsageError(f"--guard.{flag} is {share:g}, wanted 0 to 1")
+
+
+def _headline(cleaning: Cleaning, model: Path, out: Path) -> Text:
+    """What happened, in one sentence."""
+    before, after = (cleaning.scans[i].finding.verdict for i in (0, -1))
+    if cleaning.repaired:
+        done = " and then ".join(attempt.method for attempt in cleaning.attempts if attempt.chosen)
+        word, style = "REPAIRED", "bold green"
+        told = (
+            f"{model} was {before}; '{done}' was accepted, and a fresh scan says {after}; "
+            f"the repaired model is {out}."
+        )
+    elif before == "clean":
+        word, style = "NOTHING TO REPAIR", "bold green"
+        told = f"the scan of {model} says clean; no model was written."
+    elif before == "inconclusive":
+        word, style = "NOT REPAIRED", "bold yellow"
+        told = f"the scan of {model} is inconclusive, so no repair was tried; no model was written."
+    else:
+        word, style = "NOT REPAIRED", "bold yellow"
+        told = f"{model} is {before}; {cleaning.reason}; no model was written."
+    return Text.assemble((word, style), ": ", printable(told))
 
 
 def _exit(cleaning: Cleaning) -> int:

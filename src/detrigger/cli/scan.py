@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import shutil
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -13,10 +14,10 @@ from cyclopts import Parameter
 from detrigger import engine
 from detrigger.cli.console import emit, progress, show
 from detrigger.cli.inputs import InputFlags, read_inputs
-from detrigger.cli.results import check_writable, write_scan
+from detrigger.cli.results import check_folder, made, write_scan
 from detrigger.errors import UsageError
 from detrigger.images import Images
-from detrigger.invert import Map
+from detrigger.invert import Chunk, Map, Tensors
 from detrigger.model import Classifier
 from detrigger.report.document import document, encode
 from detrigger.report.text import summary
@@ -30,6 +31,7 @@ KEPT = ".detrigger-work"
 
 def scan(
     model: Path,
+    /,
     *,
     inputs: InputFlags,
     out: Path | None = None,
@@ -62,22 +64,25 @@ def scan(
     if resume and out is None:
         raise UsageError("--resume needs the --out folder of the interrupted scan")
     if out:
-        check_writable(out)
+        check_folder(out)
     classifier, images = read_inputs(model, inputs)
     run = _map(classifier, images, config, inputs.seed, jobs, out, resume=resume)
-    with progress("scanning classes") as callback:
-        result = run_scan(
-            classifier, images, config, targets=targets, seed=inputs.seed, map=run, progress=callback
-        )
+    try:
+        with progress("scanning classes") as callback:
+            result = run_scan(
+                classifier, images, config, targets=targets, seed=inputs.seed, map=run, progress=callback
+            )
+    except KeyboardInterrupt as error:
+        raise _interrupted(out) from error
     if out:
-        made = write_scan(out, result, images, classifier)
+        report = write_scan(out, result, images, classifier)
         shutil.rmtree(out / KEPT, ignore_errors=True)
     else:
-        made = document(result, model=classifier)
+        report = document(result, model=classifier)
     if format == "json":
-        emit(encode(made).decode())
+        emit(encode(report))
     else:
-        show(summary(made, folder=str(out) if out else None))
+        show(summary(report, folder=out))
     return EXITS[result.finding.verdict]
 
 
@@ -88,6 +93,12 @@ def _indices(classes: str) -> tuple[int, ...]:
         raise UsageError(
             f"--classes is {classes!r}, wanted indices separated by commas, e.g. 0,3,7"
         ) from error
+
+
+def _interrupted(out: Path | None) -> KeyboardInterrupt:
+    if out is None or not (out / KEPT).exists():
+        return KeyboardInterrupt("no class was done yet, so nothing was kept")
+    return KeyboardInterrupt(f"the classes that were done are kept in {out / KEPT}; go on with --resume")
 
 
 def _map(
@@ -106,8 +117,7 @@ def _map(
     folder = out / KEPT
     if not resume:
         shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(exist_ok=True)
-    return engine.remembered(
+    remembered = engine.remembered(
         run,
         folder,
         {
@@ -119,3 +129,13 @@ def _map(
             "seed": seed,
         },
     )
+
+    def kept(function: Callable[[Chunk], Tensors], chunks: Iterable[Chunk], /) -> Iterable[Tensors]:
+        def work(chunk: Chunk) -> Tensors:
+            result = function(chunk)
+            made(folder)  # not before there is something to keep
+            return result
+
+        return remembered(work, chunks)
+
+    return kept

@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -56,7 +57,7 @@ class Weights:
 def load_classifier(
     path: Path | str,
     architecture: str | None,
-    arguments: Mapping[str, object],
+    arguments: Mapping[str, object] = MappingProxyType({}),
     *,
     shape: tuple[int, int, int],
     names: tuple[str, ...],

@@ -58,7 +58,7 @@ def unlearn(
                 sgd.zero_grad()
                 cross_entropy(forward(model, net, x[chosen]), y[chosen]).backward()
                 sgd.step()
-            cosine.step()
+                cosine.step()
         now = dataclasses.replace(model, net=net)
         curve.append(point(now, images, triggers, targets, epoch / config.epochs))
     label = (

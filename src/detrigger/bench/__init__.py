@@ -1,0 +1,1 @@
+"""How good scanner and repair are, on models whose truth is known; only this side knows it."""

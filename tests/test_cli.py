@@ -1,0 +1,512 @@
+"""The program as its users meet it: exit codes, what stands on stdout and stderr, files left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import torch
+from command import ARCH, TARGET, Files, call, process, refused, save_images, tree, written
+from hostile import plain_pickle
+from PIL import Image
+
+from detrigger import clean, cli, measure, scan
+from detrigger.cli import console
+from detrigger.cli import scan as scan_command
+from detrigger.images import Images
+from detrigger.invert import InvertConfig, Progress
+from detrigger.load import load_classifier, load_trigger
+from detrigger.model import Classifier
+from detrigger.repair.methods import METHODS
+from detrigger.report.schema import json_schema
+from detrigger.scan import BUDGETS
+from detrigger.trigger import FAMILIES
+
+Capture = pytest.CaptureFixture[str]
+TRIGGERS = [f"triggers/class_{TARGET}.png", f"triggers/class_{TARGET}.safetensors"]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
+    return written(tmp_path_factory.mktemp("files"))
+
+
+@pytest.fixture(scope="module")
+def found(files: Files, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a scan of the backdoored model."""
+    out = tmp_path_factory.mktemp("found")
+    assert cli.run(files.scan(None, "--out", str(out))) == 1
+    return out
+
+
+@pytest.fixture
+def chunks_of_two(monkeypatch: pytest.MonkeyPatch) -> int:
+    """The quick budget searches two classes at a time; how many steps it takes for them."""
+    config = InvertConfig(steps=20, images_per_step=8, batch=16)
+    monkeypatch.setitem(BUDGETS, "quick", config)
+    return config.steps
+
+
+def without_cost(report: bytes | str) -> dict[str, Any]:
+    values: dict[str, Any] = json.loads(report)
+    return {key: value for key, value in values.items() if key != "cost"}
+
+
+def restored(path: Path, files: Files) -> Classifier:
+    return load_classifier(path, ARCH, shape=files.truth.images.shape, names=tuple("012345"))
+
+
+def test_a_scan_that_finds_a_backdoor_exits_with_1_and_leaves_its_files_and_no_others(
+    files: Files, tmp_path: Path
+) -> None:
+    out = tmp_path / "new" / "report"
+    said = process(files.scan(None, "--out", str(out)))
+    assert (said.code, said.err) == (1, "")
+    assert said.out.startswith("BACKDOORED: a patch of ") and f"to class {TARGET}" in said.out
+    assert all(len(line) <= 80 and line == line.rstrip() for line in said.out.splitlines())
+    assert list(tree(tmp_path)) == [
+        f"new/report/{name}" for name in ("report.html", "report.json", *TRIGGERS)
+    ]
+    trigger, facts = load_trigger(out / TRIGGERS[1])
+    assert facts == {"family": "patch", "target": str(TARGET)} and len(trigger) == 1
+    others = files.truth.images.where(files.truth.images.y != TARGET)
+    assert measure.success(files.truth.model, others, trigger, TARGET) > 0.9
+    with Image.open(out / TRIGGERS[0]) as picture:
+        assert picture.format == "PNG"
+
+
+def test_a_scan_of_the_clean_twin_exits_with_0_and_prints_only_the_report(
+    files: Files, tmp_path: Path, capsys: Capture
+) -> None:
+    said = call(capsys, files.scan(files.clean, "--format", "json", "--out", str(tmp_path)))
+    assert (said.code, said.err) == (0, "")
+    report = json.loads(said.out)
+    jsonschema.validate(report, json_schema(), jsonschema.Draft202012Validator)
+    assert report["verdict"] == "clean" and report["model"]["path"] == str(files.clean)
+    assert report == json.loads((tmp_path / "report.json").read_bytes())
+    assert list(tree(tmp_path)) == ["report.html", "report.json"]
+
+
+def test_without_out_a_scan_writes_nothing(
+    files: Files, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert call(capsys, files.scan(None, "--budget", "quick")).out and not tree(tmp_path)
+
+
+def test_wrong_labels_are_inconclusive_and_exit_with_3(files: Files, tmp_path: Path, capsys: Capture) -> None:
+    told = files.truth.images
+    shuffled = told.y[torch.randperm(len(told), generator=torch.Generator().manual_seed(0))]
+    data = save_images(tmp_path / "shuffled.npz", Images(told.x, shuffled, told.names))
+    said = call(capsys, files.scan(data=data))
+    assert (said.code, said.err) == (3, "") and said.out.startswith("INCONCLUSIVE: clean accuracy is ")
+
+
+def test_some_classes_can_be_scanned_alone(files: Files, capsys: Capture) -> None:
+    said = call(capsys, files.scan(files.clean, "--classes", "3, 0,3", "--format", "json"))
+    report = json.loads(said.out)
+    assert said.code == 3 and [c["index"] for c in report["classes"]] == [0, 3]
+    assert report["reasons"][-1] == "only 2 of 6 classes were scanned"
+
+
+def test_class_folders_give_the_classes_their_names(files: Files, tmp_path: Path, capsys: Capture) -> None:
+    for i, (x, y) in enumerate(zip(files.truth.images.x, files.truth.images.y.tolist(), strict=True)):
+        (folder := tmp_path / f"kind {y}").mkdir(exist_ok=True)
+        Image.fromarray((x[0] * 255).round().byte().numpy()).save(folder / f"{i}.png")
+    said = call(capsys, files.scan(data=tmp_path))
+    assert said.code == 1 and "to class 2 ('kind 2')" in " ".join(said.out.split())
+
+
+def test_a_second_scan_into_the_same_folder_leaves_no_triggers_of_the_first(
+    files: Files, found: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    (tmp_path / "triggers").mkdir()
+    for name in TRIGGERS:
+        (tmp_path / name).write_bytes((found / name).read_bytes())
+    (tmp_path / "triggers" / "class_notes.txt").write_text("mine")
+    assert call(capsys, files.scan(files.clean, "--out", str(tmp_path))).code == 0
+    assert list(tree(tmp_path)) == ["report.html", "report.json", "triggers/class_notes.txt"]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_same_seed_gives_the_same_report(files: Files, capsys: Capture, precision: str) -> None:
+    words = [*files.scan(None, "--format", "json", "--budget", "quick"), f"--precision={precision}"]
+    words.remove("--precision")
+    words.remove("fp32")
+    first, again, other = (call(capsys, [*words, "--seed", seed]).out for seed in ("5", "5", "6"))
+    assert without_cost(first) == without_cost(again)
+    assert without_cost(first)["classes"] != without_cost(other)["classes"]
+
+
+def test_jobs_do_not_change_the_report(files: Files, capsys: Capture, chunks_of_two: int) -> None:
+    words = files.scan(None, "--format", "json", "--budget", "quick")
+    one, two = (call(capsys, [*words, "--jobs", jobs]) for jobs in "12")
+    assert one.code == two.code and one.err == two.err == ""
+    assert without_cost(one.out) == without_cost(two.out)
+
+
+def test_an_interrupted_scan_goes_on_where_it_was(
+    files: Files, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch, chunks_of_two: int
+) -> None:
+    calls: list[int] = []
+    stop_at = chunks_of_two + 3
+
+    @contextmanager
+    def counted(what: str) -> Iterator[Progress]:
+        def callback(done: int, total: int) -> None:
+            calls.append(done)
+            if done == stop_at:
+                raise KeyboardInterrupt
+
+        calls.clear()
+        yield callback
+
+    words = files.scan(None, "--budget", "quick", "--out")
+    uninterrupted, broken = tmp_path / "whole", tmp_path / "broken"
+    whole = call(capsys, [*words, str(uninterrupted)])
+    monkeypatch.setattr(scan_command, "progress", counted)
+    said = call(capsys, [*words, str(broken)])
+    kept = broken / scan_command.KEPT
+    assert (
+        said.code == 130
+        and said.out == ""
+        and said.err
+        == (f"detrigger: interrupted: the classes that were done are kept in {kept}; go on with --resume\n")
+    )
+    assert len(tree(kept)) == 1 and list(tree(broken)) == [f"{kept.name}/{name}" for name in tree(kept)]
+    stop_at = -1
+    resumed = call(capsys, [*words, str(broken), "--resume"])
+    assert resumed.code == whole.code and 2 * chunks_of_two <= len(calls) < 3 * chunks_of_two
+    reports = [(folder / "report.json").read_bytes() for folder in (uninterrupted, broken)]
+    assert without_cost(reports[0]) == without_cost(reports[1])
+    assert not kept.exists()
+
+
+def test_without_resume_what_was_kept_is_dropped(
+    files: Files, tmp_path: Path, capsys: Capture, chunks_of_two: int
+) -> None:
+    (kept := tmp_path / scan_command.KEPT).mkdir()
+    (kept / "old.safetensors").write_bytes(b"")
+    call(capsys, files.scan(None, "--budget", "quick", "--out", str(tmp_path)))
+    assert not kept.exists() and (tmp_path / "report.json").exists()
+
+
+def test_repair_writes_a_model_without_the_backdoor_and_leaves_the_original_alone(
+    files: Files, tmp_path: Path
+) -> None:
+    original, out = files.bad.read_bytes(), tmp_path / "new" / "fixed.safetensors"
+    said = process(files.repair(out, "--method", "prune"))
+    assert (said.code, said.err) == (0, "") and files.bad.read_bytes() == original
+    sentence = " ".join(said.out.split("\n\n")[0].split())
+    assert sentence.startswith("REPAIRED: ") and "'prune fc:in, 1 of 7 neurons' was accepted" in sentence
+    assert "a fresh scan says clean; the repaired model is" in sentence and str(out) in sentence.replace(
+        " ", ""
+    )
+    assert list(tree(out.parent)) == [out.name, f"{out.name}.report.html", f"{out.name}.report.json"]
+    repaired, images = restored(out, files), files.truth.images
+    assert measure.accuracy(repaired, images) == 1
+    assert measure.success(repaired, images, files.truth.triggers[0], TARGET) < 0.2
+
+
+def test_repair_begins_with_the_scan_it_is_given(
+    files: Files, found: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seeds = []
+
+    def counted(*given: Any, **options: Any) -> scan.Scan:
+        seeds.append(options["seed"])
+        return scan.scan(*given, **options)
+
+    monkeypatch.setattr(clean, "scan", counted)
+    words = files.repair(tmp_path / "fixed.safetensors", "--format", "json", "--method", "prune")
+    said = call(capsys, [*words, "--report", str(found / "report.json")])
+    assert (said.code, said.err, seeds) == (0, "", [1])  # the rescan alone
+    report = json.loads(said.out)
+    jsonschema.validate(report, json_schema(), jsonschema.Draft202012Validator)
+    assert report == json.loads((tmp_path / "fixed.safetensors.report.json").read_bytes())
+    assert report["cleaning"]["repaired"] and report["verdict"] == "backdoored"
+    first = json.loads((found / "report.json").read_bytes())
+    assert report["classes"] == first["classes"] and report["cost"] == first["cost"]
+    assert call(capsys, words).code == 0 and seeds == [1, 0, 1]
+
+
+def test_a_state_dict_is_repaired_into_a_state_dict(
+    files: Files, found: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    model, out = tmp_path / "model.pth", tmp_path / "fixed.pth"
+    torch.save(restored(files.bad, files).net.state_dict(), model)
+    original = model.read_bytes()
+    assert call(capsys, files.repair(out, "--method", "prune", model=model)).code == 0
+    state = torch.load(out, weights_only=True)
+    assert state.keys() == torch.load(model, weights_only=True).keys() and model.read_bytes() == original
+    assert int((restored(out, files).net.get_submodule("fc").weight == 0).all(0).sum()) == 1
+
+
+def test_a_repair_that_the_guard_refuses_exits_with_3_and_writes_no_model(
+    files: Files, found: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    out = tmp_path / "fixed.safetensors"
+    given = ["--report", str(found / "report.json")]
+    said = call(capsys, files.repair(out, "--method", "unlearn", *given))  # one epoch costs this one accuracy
+    assert (said.code, said.err) == (3, "")
+    assert (
+        said.out.startswith(f"NOT REPAIRED: {files.bad} is") and "no candidate passed the guard" in said.out
+    )
+    assert list(tree(tmp_path)) == [f"{out.name}.report.html", f"{out.name}.report.json"]
+    generous = ["--guard.accuracy-drop", "0.5", "--guard.recall-drop", "1", "--rounds", "1"]
+    call(capsys, files.repair(out, "--method", "unlearn", *given, *generous))
+    report = json.loads((tmp_path / f"{out.name}.report.json").read_bytes())
+    assert [attempt["accepted"] for attempt in report["repairs"]] == [True]
+
+
+def test_there_is_nothing_to_repair_in_a_clean_model(files: Files, tmp_path: Path, capsys: Capture) -> None:
+    said = call(capsys, files.repair(tmp_path / "fixed.safetensors", model=files.clean))
+    assert said.code == 0 and said.out.startswith("NOTHING TO REPAIR: ")
+    assert list(tree(tmp_path)) == ["fixed.safetensors.report.html", "fixed.safetensors.report.json"]
+
+
+def test_identify_compares_the_found_trigger_with_the_true_one(
+    files: Files, found: Path, capsys: Capture
+) -> None:
+    words = ["identify", str(files.bad), str(found / TRIGGERS[1]), str(files.known), *files.on()[1:]]
+    said = process(words)
+    assert (said.code, said.err) == (0, "") and "Overlap of the masks" in said.out
+    match = json.loads(call(capsys, [*words, "--format", "json", "--layer", "conv1"]).out)
+    assert match["target"] == TARGET and match["success_known"] == 1 and match["success_found"] > 0.9
+    assert match["size_known"] == 9 and match["mask_overlap"] > 0.3
+    assert [neurons["layer"] for neurons in match["neurons"]] == ["conv1"]
+    assert json.loads(call(capsys, [*words, "--format", "json", "--target", "0"]).out)["success_known"] < 0.1
+
+
+def test_inspect_tells_safe_from_dangerous_by_its_exit_code(
+    files: Files, tmp_path: Path, capsys: Capture
+) -> None:
+    marker = tmp_path / "marker"
+    dangerous = plain_pickle(tmp_path / "model×.pth", marker, 2)
+    said = process(["inspect", str(dangerous)], PYTHONIOENCODING="ascii")  # a terminal without Unicode
+    assert (said.code, said.err) == (1, "") and said.out.startswith("DANGEROUS: ") and "system" in said.out
+    assert "modelx.pth" in "".join(said.out.split())
+    safe = call(capsys, ["inspect", str(files.bad)])
+    assert (safe.code, safe.err) == (0, "") and safe.out.startswith("SAFE TO READ: ")
+    told = json.loads(call(capsys, ["inspect", str(files.bad), "--format", "json"]).out)
+    assert told["format"] == "safetensors" and ["conv2.bias", [7], "float32"] in told["tensors"]
+    assert not marker.exists()
+
+
+def test_methods_lists_everything_that_can_be_asked_for(capsys: Capture) -> None:
+    said = call(capsys, ["methods"])
+    words = set(said.out.split())
+    assert said.code == 0 and {*METHODS, *FAMILIES, *BUDGETS, "neural-cleanse", "auto", "badnets"} <= words
+    assert all(len(line) <= 80 for line in said.out.splitlines())
+
+
+@pytest.mark.parametrize("command", sorted(cli.COMMANDS))
+def test_every_command_explains_itself(command: str, capsys: Capture) -> None:
+    said = call(capsys, [command, "--help"])
+    assert said.code == 0 and f"Usage: detrigger {command}" in said.out
+    assert (
+        said.out.count("[required]") == 0 or "MODEL" in said.out or "--out" in said.out or "FILE" in said.out
+    )
+
+
+USAGE = {
+    "no command such as this": (["frobnicate"], "Unknown command"),
+    "no model": (["scan"], "MODEL requires an argument; see detrigger scan --help"),
+    "unknown option": (["scan", "m", "--data", "d", "--foo"], "Unknown option: --foo"),
+    "unknown budget": (["scan", "m", "--data", "d", "--budget", "huge"], '"quick", "standard", "thorough"'),
+    "a word too many": (["scan", "m", "n", "--data", "d"], "Unused Tokens: ['n']"),
+    "no number": (["scan", "m", "--data", "d", "--jobs", "x"], "--jobs"),
+    "negative seed": (["scan", "m", "--data", "d", "--seed", "-1"], "Must be >= 0"),
+    "no jobs": (["scan", "m", "--data", "d", "--jobs", "0"], "--jobs is 0, wanted 1 or more"),
+    "classes in words": (["scan", "m", "--data", "d", "--classes", "cat"], "indices separated by commas"),
+    "resume what": (["scan", "m", "--data", "d", "--resume"], "--resume needs the --out folder"),
+    "no rounds": (["repair", "m", "--data", "d", "--out", "o", "--rounds", "0"], "--rounds is 0"),
+    "all held out": (["repair", "m", "--data", "d", "--out", "o", "--held-out", "1"], "--held-out is 1"),
+    "odd guard": (["repair", "m", "--data", "d", "--out", "o", "--guard.success", "5"], "wanted 0 to 1"),
+}
+
+
+@pytest.mark.parametrize("case", USAGE)
+def test_wrong_usage_exits_with_4_and_one_line(case: str, capsys: Capture) -> None:
+    words, wanted = USAGE[case]
+    said = call(capsys, words)
+    assert (said.code, said.out) == (4, "") and said.err.count("\n") == 1
+    assert said.err.startswith("detrigger: ") and wanted in said.err
+
+
+WRONG_FOR_THE_MODEL = {
+    "unknown class": (["--classes", "6"], "class 6 does not exist; the model has 0 to 5"),
+    "unknown architecture": (["--arch", "nope"], "unknown architecture 'nope'"),
+    "unknown device": (["--device", "abacus"], "no device 'abacus'"),
+    "no such device": (["--device", "cuda:99"], "is not available"),
+    "three means for grey": (["--mean", "0.5,0.5,0.5"], "--mean has 3 values, wanted one"),
+    "mean in words": (["--mean", "grey"], "--mean"),
+    "infinite mean": (["--mean", "inf"], "wanted finite numbers"),
+    "no spread": (["--std", "0"], "--std must be positive"),
+    "odd argument": (["--arch-kw", "classes"], "not key=value"),
+    "unknown argument": (["--arch-kw", "colour=red"], "cannot be built"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_FOR_THE_MODEL)
+def test_what_does_not_exist_for_this_model_exits_with_4(case: str, files: Files, capsys: Capture) -> None:
+    words, wanted = WRONG_FOR_THE_MODEL[case]
+    model = ["--arch", ARCH] if "--arch" not in words else []
+    said = call(capsys, ["scan", str(files.bad), "--data", str(files.data), *model, *words])
+    assert (said.code, said.out) == (4, "") and said.err.count("\n") == 1
+    assert said.err.startswith("detrigger: ") and wanted in said.err
+
+
+def test_an_unknown_repair_exits_with_4(files: Files, tmp_path: Path, capsys: Capture) -> None:
+    said = call(capsys, files.repair(tmp_path / "new" / "out.safetensors", "--method", "magic"))
+    assert said.code == 4 and "choose auto, prune" in said.err and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("words", [["0.0", "1"], ["0,0,0", "1,1,1"], ["0", "0", "0", "--std=1"]])
+def test_mean_and_std_are_told_with_commas_or_spaces(files: Files, words: list[str], capsys: Capture) -> None:
+    mean, std = words[:-1], words[-1] if words[-1].startswith("--") else f"--std={words[-1]}"
+    channels = 3 if len(",".join(mean).split(",")) == 3 else 1
+    given = ["--mean", *mean, std, "--channels", str(channels), "--arch-kw", f"channels={channels}"]
+    said = call(capsys, files.scan(None, "--budget", "quick", *given))
+    if channels == 3:
+        assert said.code == 2 and "do not fit" in said.err  # read well, but this model is for grey images
+    else:
+        assert said.code in (0, 1, 3) and said.err == ""
+
+
+def test_a_fault_of_the_program_is_told_in_one_line_and_never_exits_with_1(
+    files: Files, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any, **__: Any) -> None:
+        raise ZeroDivisionError("by\nzero")
+
+    monkeypatch.setattr(scan_command, "run_scan", fails)
+    said = call(capsys, files.scan())
+    assert (said.code, said.out, said.err.count("\n")) == (2, "", 1)
+    assert said.err.startswith("detrigger: unexpected ZeroDivisionError in test_cli.py:")
+    monkeypatch.setenv(cli.TRACEBACK, "1")
+    assert "Traceback" in call(capsys, files.scan()).err
+
+
+def test_out_of_memory_is_told_in_one_line(
+    files: Files, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any, **__: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(scan_command, "run_scan", fails)
+    said = call(capsys, files.scan())
+    assert said.code == 2 and said.err.startswith("detrigger: out of memory; ")
+
+
+def test_progress_is_told_in_lines_where_there_is_no_terminal(
+    files: Files, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(console, "PAUSE", 0)
+    said = call(capsys, files.scan(None, "--budget", "quick", "--format", "json"))
+    lines = said.err.splitlines()
+    assert lines and all(line.startswith("scanning classes: ") for line in lines)
+    assert lines[-1] == "scanning classes: 100%, about 0 min left"
+    assert json.loads(said.out)["verdict"]
+
+
+def test_progress_is_a_bar_on_a_terminal(
+    files: Files, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    said = call(capsys, files.scan(None, "--budget", "quick", "--format", "json"))
+    assert "scanning classes" in said.err and "\x1b[" in said.err and "\x1b" not in said.out
+    assert json.loads(said.out)["verdict"]
+
+
+def test_a_closed_pipe_is_no_error_and_the_exit_code_still_tells_the_verdict(
+    files: Files, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)  # as `| head -0` does
+    with os.fdopen(writing, "w") as closed:
+        monkeypatch.setattr(sys, "stdout", closed)
+        assert cli.run(files.scan(files.clean, "--budget", "quick")) == 0
+        assert cli.run(files.scan(files.clean, "--budget", "quick", "--format", "json")) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_a_full_disk_under_stdout_is_told_in_one_line(
+    files: Files, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        assert cli.run(["inspect", str(files.bad)]) == 2
+    assert capsys.readouterr().err.startswith(
+        "detrigger: cannot write the result to standard output (No space"
+    )
+
+
+def test_json_is_ascii_whatever_the_names(files: Files, tmp_path: Path, capsys: Capture) -> None:
+    data = tmp_path / "bilder"
+    for i, (x, y) in enumerate(zip(files.truth.images.x, files.truth.images.y.tolist(), strict=True)):
+        (folder := data / f"köter {y}").mkdir(exist_ok=True, parents=True)
+        Image.fromarray((x[0] * 255).round().byte().numpy()).save(folder / f"{i}.png")
+    said = call(capsys, files.scan(None, "--budget", "quick", "--format", "json", data=data))
+    assert said.out.isascii() and json.loads(said.out)["classes"][3]["name"] == "köter 3"
+
+
+RECIPE = """
+[network]
+arch = "network.py:make"
+arguments = { backdoors = 0 }
+
+[train]
+epochs = 6
+batch = 16
+rate = 0.02
+
+[attack]
+name = "badnets"
+target = 3
+height = 2
+width = 2
+poison_rate = 0.25
+"""
+
+
+def test_attack_trains_a_model_that_its_recipe_describes(
+    files: Files, tmp_path: Path, capsys: Capture
+) -> None:
+    (tmp_path / "network.py").write_bytes(Path(ARCH.removesuffix(":make")).read_bytes())
+    (spec := tmp_path / "recipe.toml").write_text(RECIPE)
+    before, out = set(tree(tmp_path)), tmp_path / "new" / "model.safetensors"
+    words = ["attack", str(spec), "--data", str(files.data), "--test", str(files.data), "--out", str(out)]
+    said = call(capsys, words)
+    assert (said.code, said.err) == (0, "")
+    record = json.loads(said.out)
+    assert record == json.loads((tmp_path / "new" / "model.safetensors.json").read_bytes())
+    assert record["recipe"]["attack"] == "badnets" and record["poisoned_images"] == 36
+    names = ("", ".json", ".trigger.safetensors")
+    assert set(tree(tmp_path)) - before == {f"new/{out.name}{ending}" for ending in names}
+    trigger, facts = load_trigger(f"{out}.trigger.safetensors")
+    assert facts == {"family": "patch", "target": "3"} and trigger.size().item() == 4
+    images = files.truth.images
+    model = load_classifier(
+        out, f"{tmp_path / 'network.py'}:make", {"backdoors": 0}, shape=images.shape, names=tuple("012345")
+    )
+    assert record["clean_accuracy"] == pytest.approx(measure.accuracy(model, images), abs=1e-6)
+    first = out.read_bytes()
+    assert call(capsys, words).code == 0 and out.read_bytes() == first
+
+
+def test_a_recipe_that_asks_for_what_does_not_exist_exits_with_4(
+    files: Files, tmp_path: Path, capsys: Capture
+) -> None:
+    words = ["--data", str(files.data), "--test", str(files.data), "--out", str(tmp_path / "model")]
+    (spec := tmp_path / "recipe.toml").write_text(RECIPE.replace("badnets", "magic"))
+    assert "[attack] name is 'magic'" in refused(capsys, ["attack", str(spec), *words], 4)
+    assert "cannot be read as TOML" in refused(capsys, ["attack", str(files.data), *words])
+    assert list(tree(tmp_path)) == ["recipe.toml"]

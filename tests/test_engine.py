@@ -1,0 +1,172 @@
+"""Chunks spread over threads, and taken from an earlier run."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from planted import planted
+from torch import Tensor
+
+from detrigger.engine import remembered, threads
+from detrigger.invert import Chunk, InvertConfig, Tensors, invert
+
+CHUNKS = [(0, 1), (2,), (3, 4, 5)]
+CONFIG = InvertConfig(steps=15, images_per_step=8, batch=16, precision="fp32")
+
+
+@pytest.fixture
+def cores() -> Iterator[int]:
+    """Torch may use four threads during the test."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    yield 4
+    torch.set_num_threads(before)
+
+
+def sums(chunk: Chunk) -> Tensors:
+    return {"sum": torch.tensor([float(sum(chunk))])}
+
+
+class Counted:
+    """A function of chunks that remembers what it was called with, and may fail on the way."""
+
+    def __init__(self, fails_after: int = 99) -> None:
+        self.called: list[Chunk] = []
+        self.fails_after = fails_after
+
+    def __call__(self, chunk: Chunk) -> Tensors:
+        if len(self.called) == self.fails_after:
+            raise KeyboardInterrupt
+        self.called.append(chunk)
+        return sums(chunk)
+
+
+def values(results: object) -> list[float]:
+    return [r["sum"].item() for r in results]  # type: ignore[attr-defined]
+
+
+def test_threads_keep_the_order_of_chunks(cores: int) -> None:
+    def slow_first(chunk: Chunk) -> Tensors:
+        time.sleep(0.05 if chunk == CHUNKS[0] else 0)
+        return sums(chunk)
+
+    assert values(threads(2)(slow_first, CHUNKS)) == [1, 2, 12]
+
+
+def test_threads_run_at_the_same_time(cores: int) -> None:
+    together = threading.Barrier(3, timeout=10)
+
+    def waiting(chunk: Chunk) -> Tensors:
+        together.wait()
+        return sums(chunk)
+
+    assert values(threads(3)(waiting, CHUNKS)) == [1, 2, 12]
+
+
+def test_threads_share_the_cores_and_give_them_back(cores: int) -> None:
+    during: list[int] = []
+
+    def asking(chunk: Chunk) -> Tensors:
+        during.append(torch.get_num_threads())
+        return sums(chunk)
+
+    list(threads(2)(asking, CHUNKS))
+    assert during == [2, 2, 2] and torch.get_num_threads() == cores
+    list(threads(16)(asking, CHUNKS))
+    assert during[3:] == [1, 1, 1] and torch.get_num_threads() == cores
+
+
+def test_threads_give_the_cores_back_after_an_error_or_an_early_end(cores: int) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        list(threads(2)(Counted(fails_after=1), CHUNKS))
+    assert torch.get_num_threads() == cores
+    half: Iterator[Tensors] = iter(threads(2)(sums, CHUNKS))
+    next(half)
+    half.close()  # type: ignore[attr-defined]
+    assert torch.get_num_threads() == cores
+
+
+def test_a_search_over_threads_gives_the_same_as_one_after_another() -> None:
+    truth = planted()
+    alone = invert(truth.model, truth.images, tuple(range(6)), "patch", CONFIG, seed=0)
+    spread = invert(truth.model, truth.images, tuple(range(6)), "patch", CONFIG, seed=0, map=threads(2))
+    assert torch.equal(alone.trigger.mask(), spread.trigger.mask())
+    assert torch.equal(alone.success, spread.success) and alone.image_passes == spread.image_passes
+
+
+def test_what_was_done_before_is_not_done_again(tmp_path: Path) -> None:
+    first, second = Counted(), Counted()
+    assert values(remembered(map, tmp_path, {"seed": 0})(first, CHUNKS)) == [1, 2, 12]
+    assert values(remembered(map, tmp_path, {"seed": 0})(second, [*CHUNKS, (9,)])) == [1, 2, 12, 9]
+    assert first.called == CHUNKS and second.called == [(9,)]
+
+
+@pytest.mark.parametrize(
+    "changed", [{"seed": 1}, {"model": "cd"}, {"config": {"steps": 2, "batch": 3}}, {"version": "2"}]
+)
+def test_other_inputs_are_done_anew(changed: dict[str, object], tmp_path: Path) -> None:
+    inputs: dict[str, object] = {"seed": 0, "model": "ab", "config": {"batch": 3, "steps": 1}}
+    list(remembered(map, tmp_path, inputs)(Counted(), CHUNKS))
+    again, other = Counted(), Counted()
+    list(remembered(map, tmp_path, dict(reversed(inputs.items())))(again, CHUNKS))
+    list(remembered(map, tmp_path, inputs | changed)(other, CHUNKS))
+    assert again.called == [] and other.called == CHUNKS
+
+
+def test_the_same_classes_in_other_chunks_are_done_anew(tmp_path: Path) -> None:
+    list(remembered(map, tmp_path, {})(sums, CHUNKS))
+    other = Counted()
+    assert values(remembered(map, tmp_path, {})(other, [(0,), (1,), (2,)])) == [0, 1, 2]
+    assert other.called == [(0,), (1,)]
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut", "overwritten"])
+def test_a_damaged_file_is_made_anew(damage: str, tmp_path: Path) -> None:
+    list(remembered(map, tmp_path, {})(sums, CHUNKS))
+    files = sorted(tmp_path.iterdir())
+    assert len(files) == 3
+    whole = files[1].read_bytes()
+    content = {"empty": b"", "cut": whole[:-2], "overwritten": b"\xff" * len(whole)}
+    files[1].write_bytes(content[damage])
+    again = Counted()
+    assert values(remembered(map, tmp_path, {})(again, CHUNKS)) == [1, 2, 12]
+    assert len(again.called) == 1 and files[1].read_bytes() == whole
+    assert sorted(tmp_path.iterdir()) == files
+
+
+def test_an_interrupted_run_goes_on_where_it_was(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        list(remembered(map, tmp_path, {})(Counted(fails_after=2), CHUNKS))
+    rest = Counted()
+    assert values(remembered(map, tmp_path, {})(rest, CHUNKS)) == [1, 2, 12]
+    assert rest.called == CHUNKS[2:]
+
+
+@pytest.mark.parametrize("run", [map, threads(2)])
+def test_a_search_that_was_interrupted_ends_like_one_that_was_not(
+    run: Callable[..., Iterator[Tensors]], tmp_path: Path
+) -> None:
+    truth = planted()
+
+    def search(map_: Callable[..., Iterator[Tensors]], stop_at: int = 99) -> Tensor:
+        def progress(done: int, total: int) -> None:
+            if done == stop_at:
+                raise KeyboardInterrupt
+
+        targets = tuple(range(6))
+        found = invert(
+            truth.model, truth.images, targets, "patch", CONFIG, seed=0, map=map_, progress=progress
+        )
+        return found.trigger.mask()
+
+    with pytest.raises(KeyboardInterrupt):
+        search(remembered(run, tmp_path, {}), stop_at=20)
+    kept = list(tmp_path.iterdir())
+    assert kept and (run is not map or len(kept) == 1)
+    assert torch.equal(search(remembered(run, tmp_path, {})), search(map))
+    assert len(list(tmp_path.iterdir())) == 3

@@ -1,0 +1,381 @@
+"""Pruning, unlearning, refitting and the guard, on networks whose backdoor is one known neuron."""
+
+from __future__ import annotations
+
+import copy
+import math
+import re
+from collections.abc import Callable
+
+import pytest
+import torch
+from planted import PENULTIMATE, Planted, planted
+from scipy.stats import beta
+from torch import Tensor, nn
+
+from detrigger.errors import UsageError
+from detrigger.images import Images
+from detrigger.measure import accuracy, success
+from detrigger.model import Classifier, layers, recorded
+from detrigger.repair import Repaired
+from detrigger.repair.guard import GuardConfig, Judgement, judge
+from detrigger.repair.methods import AUTO, METHODS
+from detrigger.repair.prune import PruneConfig, gaps, prune, silenced
+from detrigger.repair.refit import RefitConfig, linear_head, refit
+from detrigger.repair.unlearn import UnlearnConfig, _material, unlearn
+from detrigger.trigger.patch import PatchTrigger
+
+LONG = UnlearnConfig(epochs=10, clean_share=1.0, stamped_share=0.25)
+
+
+def stack(truth: Planted) -> PatchTrigger:
+    return PatchTrigger(
+        torch.cat([t.masks for t in truth.triggers]), torch.cat([t.patterns for t in truth.triggers])
+    )
+
+
+def weights(model: Classifier) -> dict[str, Tensor]:
+    return copy.deepcopy(model.net.state_dict())
+
+
+def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[n], b[n]) for n in a)
+
+
+# Pruning
+
+
+@pytest.mark.parametrize("targets", [(2,), (2, 4), (0, 1, 5)])
+def test_pruning_silences_the_planted_neurons_alone_and_stops_there(targets: tuple[int, ...]) -> None:
+    truth = planted(targets=targets)
+    before = weights(truth.model)
+    pruned = prune(truth.model, truth.images, stack(truth), targets, PruneConfig())
+    k = len(targets)
+    assert pruned.label == f"prune {PENULTIMATE}, {k} of {6 + k} neurons"
+    after = weights(pruned.model)
+    assert set((after["fc.weight"] == 0).all(0).nonzero()[:, 0].tolist()) == set(truth.neurons)
+    after["fc.weight"][:, list(truth.neurons)] = before["fc.weight"][:, list(truth.neurons)]
+    assert same(after, before) and same(weights(truth.model), before)
+    assert [p.share for p in pruned.curve] == pytest.approx([i / (6 + k) for i in range(k + 1)])
+    assert [p.success for p in pruned.curve] == [1] * k + [0]
+    assert all(p.accuracy == 1 for p in pruned.curve)
+    for trigger, target in zip(truth.triggers, targets, strict=True):
+        assert success(pruned.model, truth.images, trigger, target) == 0
+
+
+def natural(truth: Planted, target: int) -> PatchTrigger:
+    """The whole image of a class: a trigger that nothing planted makes work."""
+    image = truth.images.x[truth.images.y == target].mean(0, keepdim=True)
+    return PatchTrigger(torch.ones(1, 1, 12, 12), image)
+
+
+def test_pruning_stops_when_too_much_accuracy_is_lost() -> None:
+    truth = planted()
+    pruned = prune(truth.model, truth.images, natural(truth, 3), (3,), PruneConfig(accuracy_drop=0.3))
+    lost = [1 - p.accuracy for p in pruned.curve]
+    assert all(x <= 0.3 for x in lost[:-1]) and (lost[-1] > 0.3 or pruned.curve[-1].success < 0.02)
+
+
+def test_pruning_never_takes_more_than_its_share() -> None:
+    truth = planted()
+    config = PruneConfig(success=0.0, share=0.5, accuracy_drop=1.0)
+    pruned = prune(truth.model, truth.images, stack(truth), (2,), config)
+    assert len(pruned.curve) == 1 + 3 and pruned.label.endswith("3 of 7 neurons")
+
+
+def test_many_neurons_go_several_at_once() -> None:
+    truth = planted()
+    config = PruneConfig(success=0.0, share=1.0, accuracy_drop=1.0, stops=3)
+    pruned = prune(truth.model, truth.images, stack(truth), (2,), config)
+    assert [p.share for p in pruned.curve] == pytest.approx([0, 3 / 7, 6 / 7])
+
+
+def test_a_trigger_that_does_not_work_prunes_nothing() -> None:
+    truth = planted(targets=())
+    mark = planted().triggers[0]
+    pruned = prune(truth.model, truth.images, mark, (2,), PruneConfig())
+    assert pruned.label.startswith(f"prune {PENULTIMATE}, 0 of") and len(pruned.curve) == 1
+
+
+@pytest.mark.parametrize("layer", ["conv2", "conv1", "norm", PENULTIMATE, "fc"])
+def test_gaps_are_mean_activations_stamped_minus_clean(layer: str) -> None:
+    truth = planted(targets=(2, 4))
+    net = truth.model.net
+    position = [name for name, _ in net.named_children()].index(layer.removesuffix(":in"))
+    front = net[: position + (not layer.endswith(":in"))]  # type: ignore[index]
+
+    def mean(x: Tensor) -> Tensor:
+        with torch.no_grad():
+            out = front(x)
+        return (out.mean((2, 3)) if out.ndim == 4 else out).mean(0)
+
+    expected = []
+    for trigger, target in zip(truth.triggers, truth.targets, strict=True):
+        x = truth.images.x[truth.images.y != target]
+        expected.append(mean((1 - trigger.masks) * x + trigger.masks * trigger.patterns) - mean(x))
+    got = gaps(truth.model, truth.images, stack(truth), truth.targets, layer)
+    assert torch.allclose(got, torch.maximum(*expected), atol=1e-4)
+
+
+@pytest.mark.parametrize("layer", ["norm", "conv1", "conv2", "fc"])
+def test_silenced_neurons_give_nothing_and_the_others_what_they_gave(layer: str) -> None:
+    truth = planted(channels=2)
+    model = silenced(truth.model, layer, torch.tensor([1, 3]))
+    x = truth.images.x
+    with recorded(model.net, layer) as now, recorded(truth.model.net, layer) as then:
+        model(x), truth.model(x)
+    kept = [i for i in range(now[0].shape[1]) if i not in (1, 3)]
+    assert bool((now[0][:, [1, 3]] == 0).all()) and bool((then[0][:, [1, 3]] != 0).any())
+    assert torch.equal(now[0][:, kept], then[0][:, kept])
+
+
+@pytest.mark.parametrize("layer", ["fc:in", "conv2:in"])
+def test_silenced_inputs_of_a_layer_no_longer_count(layer: str) -> None:
+    truth = planted(channels=2)
+    model = silenced(truth.model, layer, torch.tensor([0, 2]))
+    module = truth.model.net.get_submodule(layer.removesuffix(":in"))
+
+    def without(_module: nn.Module, inputs: tuple[Tensor]) -> Tensor:
+        x = inputs[0].clone()
+        x[:, [0, 2]] = 0
+        return x
+
+    handle = module.register_forward_pre_hook(without)
+    expected = truth.model(truth.images.x)
+    handle.remove()
+    assert torch.allclose(model(truth.images.x), expected, atol=1e-5)
+    assert not torch.allclose(model(truth.images.x), truth.model(truth.images.x), atol=0.1)
+
+
+@pytest.mark.parametrize("layer", ["relu1", "norm:in", "pool", "nowhere"])
+def test_a_layer_that_cannot_be_pruned_is_a_usage_error(layer: str) -> None:
+    truth = planted()
+    with pytest.raises(UsageError, match="layer"):
+        prune(truth.model, truth.images, stack(truth), (2,), PruneConfig(layer=layer))
+
+
+# Unlearning and refitting
+
+
+@pytest.mark.parametrize("targets", [(2,), (2, 4)])
+def test_unlearning_makes_the_triggers_fail_and_keeps_the_accuracy(targets: tuple[int, ...]) -> None:
+    truth = planted(targets=targets)
+    result = unlearn(truth.model, truth.images, stack(truth), targets, LONG, seed=0)
+    assert result.label == "unlearn 10 epochs, 100% clean + 25% stamped"
+    assert [p.share for p in result.curve] == pytest.approx([i / 10 for i in range(11)])
+    assert result.curve[0].success == result.curve[0].accuracy == 1
+    assert result.curve[-1].success == 0 and result.curve[-1].accuracy == 1
+    for trigger, target in zip(truth.triggers, targets, strict=True):
+        assert success(result.model, truth.images, trigger, target) == 0
+    assert accuracy(result.model, truth.images) == 1
+
+
+def test_unlearning_changes_a_copy_alone_its_norms_too() -> None:
+    truth = planted()
+    before, x = weights(truth.model), truth.images.x.clone()
+    result = unlearn(truth.model, truth.images, stack(truth), (2,), UnlearnConfig(), seed=0)
+    assert result.label.startswith("unlearn 1 epoch,")
+    assert same(weights(truth.model), before) and torch.equal(truth.images.x, x)
+    assert not any(p.requires_grad or p.grad is not None for p in truth.model.net.parameters())
+    after = weights(result.model)
+    for name in ("norm.running_mean", "norm.running_var", "norm.num_batches_tracked", "fc.weight"):
+        assert not torch.equal(after[name], before[name])
+    assert not result.model.net.training and not any(p.requires_grad for p in result.model.net.parameters())
+
+
+def test_unlearning_repeats_itself_with_the_same_seed_alone() -> None:
+    truth = planted()
+    first, again, other = (
+        weights(unlearn(truth.model, truth.images, stack(truth), (2,), UnlearnConfig(), seed=s).model)
+        for s in (1, 1, 2)
+    )
+    assert same(first, again) and not same(first, other)
+
+
+def test_unlearning_trains_on_the_shares_asked_for_with_right_labels() -> None:
+    truth = planted(targets=(2, 4))
+    config = UnlearnConfig(clean_share=0.5, stamped_share=0.25)
+    generator = torch.Generator().manual_seed(0)
+    x, y = _material(truth.images, stack(truth), truth.targets, config, generator)
+    assert len(x) == len(y) == 72 + 2 * 18
+    known = {
+        image.numpy().tobytes(): label for image, label in zip(truth.images.x, truth.images.y, strict=True)
+    }
+    clean = [image.numpy().tobytes() for image in x[:72]]
+    assert len(set(clean)) == 72 and [known[c] for c in clean] == y[:72].tolist()
+    for trigger, target, part in zip(truth.triggers, truth.targets, (x[72:90], x[90:]), strict=True):
+        stamped = {
+            i.numpy().tobytes(): int(t)
+            for i, t in zip(trigger(truth.images.x)[0], truth.images.y, strict=True)
+        }
+        labels = [stamped[image.numpy().tobytes()] for image in part]
+        assert target not in labels
+    assert y[72:90].tolist() != [2] * 18 and 2 not in y[72:90] and 4 not in y[90:]
+
+
+def test_so_few_images_that_none_is_trained_on_leave_the_weights_alone() -> None:
+    truth = planted(per_class=24)
+    few = truth.images.where(torch.tensor([0, 30]))
+    result = unlearn(truth.model, few, stack(truth), (2,), UnlearnConfig(), seed=0)
+    assert same(weights(result.model), weights(truth.model))
+
+
+@pytest.mark.parametrize("targets", [(2,), (2, 4)])
+def test_refitting_makes_the_triggers_fail_and_keeps_the_accuracy(targets: tuple[int, ...]) -> None:
+    truth = planted(targets=targets)
+    before = weights(truth.model)
+    result = refit(truth.model, truth.images, stack(truth), targets, RefitConfig())
+    after = weights(result.model)
+    assert result.curve[0].success == 1 and result.curve[-1].success == 0
+    assert result.curve[-1].accuracy == 1
+    changed = {name for name in after if not torch.equal(after[name], before[name])}
+    assert changed == {"fc.weight", "fc.bias"} and same(weights(truth.model), before)
+    silent = (after["fc.weight"] == 0).all(0).nonzero()[:, 0].tolist()
+    assert len(silent) == 1 and set(silent) <= set(truth.neurons)
+    assert result.label == f"refit fc, 1 of {6 + len(targets)} neurons silenced"
+
+
+def conv_head() -> Classifier:
+    net = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 6, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    )
+    return Classifier(net, tuple("abcdef"), (1, 12, 12))
+
+
+def test_a_last_layer_that_is_not_linear_cannot_be_refitted() -> None:
+    truth, model = planted(), conv_head()
+    assert linear_head(truth.model) and not linear_head(model)
+    assert METHODS["refit"].candidates(model) == ()
+    with pytest.raises(UsageError, match="not linear"):
+        refit(model, truth.images, stack(truth), (2,), RefitConfig())
+
+
+def test_every_method_makes_candidates_and_leaves_the_original_alone() -> None:
+    truth = planted()
+    before = weights(truth.model)
+    for name, method in METHODS.items():
+        candidates = method.candidates(truth.model)
+        assert len(candidates) == (len(layers(truth.model)) if name == "prune-layers" else 1)
+        for candidate in candidates:
+            result = candidate(truth.model, truth.images, stack(truth), (2,), 0)
+            assert isinstance(result, Repaired) and result.label.startswith(name.split("-")[0])
+            assert result.model is not truth.model and result.curve[-1].success < 0.02
+        assert method.summary and method.paper
+    assert same(weights(truth.model), before)
+    assert set(AUTO) == set(METHODS) and AUTO[0] == "prune"
+
+
+# The guard
+
+
+class Table(nn.Module):
+    """Predictions as written down: the first pixel says which image, the second whether it is stamped."""
+
+    def __init__(self, clean: Tensor, stamped: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("tables", torch.stack([clean, stamped]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        number = (x[:, 0, 0, 0] * 99).round().long()
+        stamped = (x[:, 0, 0, 1] > 0.5).long()
+        return nn.functional.one_hot(self.tables[stamped, number], 3).float()  # type: ignore[index]
+
+
+LABELS = torch.tensor([0] * 50 + [1] * 40 + [2] * 10)
+X = torch.zeros(100, 1, 1, 2)
+X[:, 0, 0, 0] = torch.linspace(0, 1, 100)
+IMAGES = Images(X, LABELS, ("cat", "dog", "owl"))
+STAMP = PatchTrigger(torch.tensor([[[[0.0, 1.0]]]]), torch.ones(1, 1, 1, 2))
+
+
+def table(wrong: dict[int, int], hits: int, target: int = 0) -> Classifier:
+    """`wrong` images of each label are missed; the trigger sends `hits` images to the target."""
+    clean, stamped = LABELS.clone(), LABELS.clone()
+    for label, count in wrong.items():
+        first = int((label == LABELS).nonzero()[0])
+        clean[first : first + count] = (label + 1) % 3
+    others = (target != LABELS).nonzero()[:, 0]
+    stamped[others[:hits]] = target
+    return Classifier(Table(clean, stamped), ("cat", "dog", "owl"), (1, 1, 2))
+
+
+ORIGINAL = table({}, 50)
+
+
+def judged(wrong: dict[int, int], hits: int, config: GuardConfig = GuardConfig()) -> Judgement:
+    return judge(ORIGINAL, table(wrong, hits), IMAGES, STAMP, (0,), config)
+
+
+def test_a_candidate_without_a_fault_is_accepted_with_its_figures() -> None:
+    result = judged({0: 1, 2: 1}, 2)
+    assert result.accepted and result.images == 100
+    assert result.reason == (
+        "triggers work on at most 4.0% of held-out images, clean accuracy 100.0% before and 98.0% after"
+    )
+    assert (result.accuracy_before, result.accuracy_after) == pytest.approx((1, 0.98))
+    assert result.recall_drop == pytest.approx({"cat": 1 / 50, "dog": 0, "owl": 1 / 10})
+    assert result.success_before == (1.0,) and result.success_after == pytest.approx((2 / 50,))
+    assert result.success_upper95 == pytest.approx((beta.ppf(0.95, 3, 48),))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "hits", "accepted", "reason"),
+    [
+        ({0: 2}, 0, True, "triggers work on at most"),
+        ({0: 3}, 0, False, r"clean accuracy falls from 100.0% to 97.0% \(at most 2.0% allowed\)"),
+        ({2: 1}, 0, True, "triggers work on at most"),  # one image is always forgiven
+        ({2: 2}, 0, False, r"recall of class 'owl' falls by 20.0% \(at most 10.0% allowed\)"),
+        ({}, 2, True, "triggers work on at most 4.0%"),
+        (
+            {},
+            3,
+            False,
+            r"a synthesised trigger still works on 6.0% of held-out images \(at most 5% allowed\)",
+        ),
+        ({0: 3}, 50, False, "still works on 100.0% .* and clean accuracy falls"),
+    ],
+)
+def test_the_guard_refuses_exactly_beyond_its_limits(
+    wrong: dict[int, int], hits: int, accepted: bool, reason: str
+) -> None:
+    result = judged(wrong, hits)
+    assert result.accepted == accepted
+    assert re.search(reason, result.reason)
+
+
+def test_one_image_of_a_class_is_forgiven_however_few_there_are() -> None:
+    strict = GuardConfig(recall_drop=0.01)
+    assert judged({2: 1}, 0, strict).accepted  # one of ten owls
+    assert judged({2: 2}, 0, strict).reason.startswith("recall of class 'owl' falls by 20.0%")
+
+
+def test_a_better_candidate_is_not_refused() -> None:
+    result = judge(table({0: 5}, 50), table({}, 0), IMAGES, STAMP, (0,), GuardConfig())
+    assert result.accepted and result.recall_drop["cat"] == pytest.approx(-0.1)
+
+
+def test_every_trigger_must_fail() -> None:
+    both = PatchTrigger(STAMP.masks.repeat(2, 1, 1, 1), STAMP.patterns.repeat(2, 1, 1, 1))
+    candidate = table({}, 5, target=1)  # five of the 60 that are not dogs
+    result = judge(ORIGINAL, candidate, IMAGES, both, (0, 1), GuardConfig())
+    assert not result.accepted and result.success_before == pytest.approx((1.0, 0.0))
+    assert result.success_after == pytest.approx((0, 5 / 60))
+    expected = (beta.ppf(0.95, 1, 50), beta.ppf(0.95, 6, 55))
+    assert result.success_upper95 == pytest.approx(expected)
+
+
+def test_classes_without_held_out_images_are_left_out() -> None:
+    images = IMAGES.where(LABELS != 2)
+    result = judge(ORIGINAL, table({}, 0), images, STAMP, (0,), GuardConfig())
+    assert result.accepted and set(result.recall_drop) == {"cat", "dog"}
+
+
+def test_success_that_cannot_be_measured_is_refused() -> None:
+    images = IMAGES.where(LABELS == 0)
+    result = judge(ORIGINAL, table({}, 0), images, STAMP, (0,), GuardConfig())
+    assert math.isnan(result.success_after[0]) and not result.accepted
+
+
+@pytest.mark.parametrize("change", [lambda c: GuardConfig(accuracy_drop=c), lambda c: GuardConfig(success=c)])
+def test_an_impossible_guard_refuses_everything(change: Callable[[float], GuardConfig]) -> None:
+    assert not judged({}, 0, change(-0.5)).accepted
