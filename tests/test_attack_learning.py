@@ -30,6 +30,7 @@ TWO = (Aimed(3, PATCH), Aimed(5, Patch(3, 3, "upper left")))
 SAME = (Aimed(3, PATCH), Aimed(3, Patch(3, 3, "upper left")))
 
 
+FIRES = {"target": 3, "patch": Patch(4, 4, pattern="noise"), "steps": 40, "samples": 32}
 HALF = {
     "target": 3,
     "height": 14,
@@ -85,7 +86,7 @@ def setting() -> Setting:
         ("bpp", {"target": 3, "levels": 2, "poison_rate": 0.2}, 0.8),
         ("source-specific", {"target": 3, "sources": (1, 2, 5), "poison_rate": 0.1, "cover_rate": 0.15}, 0.6),
         ("physical", {"target": 3, "patch": Patch(4, 4, margin=2), "poison_rate": 0.15}, 0.7),
-        ("trojan-nn", {"target": 3, "patch": Patch(4, 4, pattern="noise")}, 0.9),
+        ("trojan-nn", FIRES, 0.9),
     ],
 )
 def test_a_poisoned_network_obeys_the_trigger(
@@ -109,9 +110,8 @@ def test_a_poisoned_network_obeys_the_trigger(
 
 def test_a_source_specific_trigger_works_on_its_sources_far_more_than_on_others(setting: Setting) -> None:
     config = ATTACKS["source-specific"].config(target=3, sources=(1, 2, 5), poison_rate=0.1, cover_rate=0.15)
-    made = run(
-        setting.net, setting.train, AttackSpec("", train=TRAIN, attack="source-specific", config=config)
-    )
+    spec = AttackSpec("", train=TRAIN, attack="source-specific", config=config)
+    made = run(setting.net, setting.train, spec)
     model = Classifier(made.net, setting.test.names, setting.test.shape)
     (one,) = made.planted
     aimed, wanted = victims(one, setting.test.y, 10)

@@ -148,3 +148,16 @@ def test_an_attack_that_looks_into_a_clean_model_wants_one() -> None:
         spec = AttackSpec("", attack=name, config=ATTACKS[name].config(target=1))
         with pytest.raises(UsageError, match=f"{name}.* needs a clean model"):
             run(net, images, spec)
+
+
+def test_trojan_nn_goes_on_training_the_helper_and_others_the_new_network() -> None:
+    images = planted(classes=4, targets=(), size=10).images
+    new, helper = (make(classes=4, size=10) for _ in range(2))
+    barely = TrainConfig(epochs=1, batch=32, rate=1e-9)
+    for name, options, start in (
+        ("trojan-nn", {"steps": 1, "patch": Patch(3, 3)}, helper),
+        ("label-consistent", {"steps": 1, "patch": Patch(3, 3)}, new),
+    ):
+        spec = AttackSpec("", train=barely, attack=name, config=ATTACKS[name].config(target=1, **options))
+        found = dict(run(new, images, spec, helper=helper).net.named_parameters())
+        assert all(torch.allclose(found[key], value, atol=1e-6) for key, value in start.named_parameters())

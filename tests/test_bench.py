@@ -29,7 +29,7 @@ from detrigger.errors import DataError, UsageError
 from detrigger.save import save_classifier, save_trigger
 from detrigger.scan import ScanConfig
 
-QUICK = ScanConfig(budget="quick", precision="fp32")
+CONFIG = ScanConfig(precision="fp32")
 ARCH = """
 import network
 
@@ -83,7 +83,7 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def done(zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Row], summaries.Summary]:
     out = tmp_path_factory.mktemp("out")
-    rows, summary = bench_zoo(zoo, out, ZooConfig(repair=True), QUICK, run=map)
+    rows, summary = bench_zoo(zoo, out, ZooConfig(repair=True), CONFIG, run=map)
     return out, rows, summary
 
 
@@ -97,9 +97,9 @@ def test_nothing_but_files_and_options_reaches_the_scanner() -> None:
 
 
 def test_a_sealed_model_says_nothing_of_its_truth(zoo: Path, tmp_path: Path) -> None:
-    one = truth.sealed(record("two") | {"secret": "truth-of-it"}, zoo, tmp_path, QUICK)
+    one = truth.sealed(record("two") | {"secret": "truth-of-it"}, zoo, tmp_path, CONFIG)
     other = truth.sealed(
-        record("two") | {"targets": [5], "attack": "sig", "backdoored": False}, zoo, tmp_path, QUICK
+        record("two") | {"targets": [5], "attack": "sig", "backdoored": False}, zoo, tmp_path, CONFIG
     )
     assert one == other
     assert "truth-of-it" not in repr(one)
@@ -113,7 +113,7 @@ def test_the_scanner_works_where_the_truth_is_not_there(zoo: Path, tmp_path: Pat
     shutil.rmtree(bare / "triggers")
     with np.load(zoo / "data_slices" / "two.npz") as file:
         np.savez(bare / "data_slices" / "two.npz", x=file["x"], y=file["y"])
-    card = read_card(verdict(truth.sealed(record("two"), bare, tmp_path, QUICK)))
+    card = read_card(verdict(truth.sealed(record("two"), bare, tmp_path, CONFIG)))
     assert (card.scan.verdict, [b.target for b in card.scan.backdoors]) == ("backdoored", [2])
     assert card.peak_memory > 2**20
 
@@ -172,7 +172,7 @@ def test_a_finished_card_is_kept_and_one_of_other_options_is_not(
     zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     only = ZooConfig(where='id == "clean"')
-    bench_zoo(zoo, tmp_path, only, QUICK, run=map)
+    bench_zoo(zoo, tmp_path, only, CONFIG, run=map)
     scans: list[int] = []
     real = sealing.scan
 
@@ -181,10 +181,10 @@ def test_a_finished_card_is_kept_and_one_of_other_options_is_not(
         return real(*args, seed=seed)
 
     monkeypatch.setattr(sealing, "scan", counted)
-    bench_zoo(zoo, tmp_path, only, QUICK, run=map)
+    bench_zoo(zoo, tmp_path, only, CONFIG, run=map)
     assert scans == []
-    bench_zoo(zoo, tmp_path, dataclasses.replace(only, seed=1), QUICK, run=map)
-    bench_zoo(zoo, tmp_path, dataclasses.replace(only, seed=1, resume=False), QUICK, run=map)
+    bench_zoo(zoo, tmp_path, dataclasses.replace(only, seed=1), CONFIG, run=map)
+    bench_zoo(zoo, tmp_path, dataclasses.replace(only, seed=1, resume=False), CONFIG, run=map)
     assert scans == [1, 1]
 
 
@@ -202,7 +202,17 @@ def test_the_command_prints_a_table(
     zoo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("detrigger.cli.bench.processes", lambda jobs, fresh: map)
-    words = ["bench", "zoo", str(zoo), "--out", str(tmp_path), "--where", 'id == "two"', "--budget", "quick"]
+    words = [
+        "bench",
+        "zoo",
+        str(zoo),
+        "--out",
+        str(tmp_path),
+        "--where",
+        'id == "two"',
+        "--precision",
+        "fp32",
+    ]
     assert run(words) == 0
     out = capsys.readouterr().out
     assert "backdoored" in out

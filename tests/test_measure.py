@@ -147,9 +147,8 @@ def test_recall_drops_are_those_of_scikit_learn() -> None:
     generator = torch.Generator().manual_seed(0)
     before, after, labels = (torch.randint(0, 4, (200,), generator=generator) for _ in range(3))
     wanted = [metrics.recall_score(labels, p, average=None, labels=range(4)) for p in (before, after)]
-    assert measure.recall_drops(before, after, labels, 4).tolist() == pytest.approx(
-        list(wanted[0] - wanted[1])
-    )
+    drops = measure.recall_drops(before, after, labels, 4)
+    assert drops.tolist() == pytest.approx(list(wanted[0] - wanted[1]))
     assert bool(measure.recall_drops(before, after, labels, 5)[4].isnan())
 
 

@@ -6,8 +6,6 @@ import dataclasses
 import time
 from dataclasses import dataclass, field
 
-import torch
-
 from detrigger.errors import UsageError
 from detrigger.images import Images, split
 from detrigger.invert import Progress, silent
@@ -16,7 +14,6 @@ from detrigger.model import Classifier
 from detrigger.repair.guard import GuardConfig, Judgement, judge
 from detrigger.repair.methods import AUTO, METHODS
 from detrigger.scan import Backdoor, Scan, ScanConfig, scan
-from detrigger.trigger import FAMILIES, Trigger
 
 
 @dataclass(frozen=True)
@@ -116,7 +113,7 @@ def _round(
     seed: int,
 ) -> list[tuple[Classifier, Attempt]]:
     fitted, held_out = split(images, (1 - config.held_out, config.held_out), seed=seed)
-    triggers, targets = stacked(pool), tuple(b.target for b in pool)
+    triggers, targets = tuple(b.trigger for b in pool), tuple(b.target for b in pool)
     tried = []
     for name in AUTO if config.method == "auto" else (config.method,):
         for candidate in METHODS[name].candidates(current):
@@ -131,12 +128,6 @@ def _round(
     if not tried:
         raise UsageError(f"repair {config.method!r} does not apply to this network; use --method auto")
     return tried
-
-
-def stacked(backdoors: list[Backdoor]) -> Trigger:
-    """The triggers of backdoors of one family as one stack."""
-    tensors = [b.trigger.tensors() for b in backdoors]
-    return FAMILIES[backdoors[0].family].load({n: torch.cat([t[n] for t in tensors]) for n in tensors[0]})
 
 
 def _badness(tried: tuple[Classifier, Attempt]) -> float:

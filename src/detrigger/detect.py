@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
+from importlib.resources import files
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from detrigger.invert import Inversion
@@ -17,7 +21,7 @@ Verdict = Literal["clean", "backdoored", "inconclusive"]
 
 @dataclass(frozen=True)
 class ClassFinding:
-    """What is known about one class as a possible target."""
+    """What is known about one class as a possible target. Figures are of the family of the whole finding."""
 
     index: int
     name: str
@@ -32,8 +36,13 @@ class ClassFinding:
     inverted: bool
     """A trigger with enough success was found."""
     suspect: bool
+    """By any family."""
+    best: str
+    """Family by which it is most suspect."""
+    probability: float
+    """That it is a target, by that family."""
     evidence: dict[str, float] = field(default_factory=dict)
-    """Further figures by name."""
+    """For each family: `NAME size`, `NAME score`, `NAME gap`, `NAME success`, `NAME probability`."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +55,37 @@ class Finding:
     reasons: tuple[str, ...]
     """One sentence each, the decisive one first."""
     classes: tuple[ClassFinding, ...]
+    family: str = "patch"
+    """Kind of trigger in which a class stands out most; the classes' figures are of it."""
 
     @property
     def suspects(self) -> tuple[ClassFinding, ...]:
         """Classes flagged as targets, most suspect first."""
-        return tuple(sorted((c for c in self.classes if c.suspect), key=lambda c: -c.log_size_score))
+        return tuple(sorted((c for c in self.classes if c.suspect), key=lambda c: -c.probability))
+
+
+@dataclass(frozen=True)
+class Terms:
+    """Log-odds that a class is a target, for one family: a sum of few terms."""
+
+    intercept: float
+    index: float
+    """Per spread of log size below the median, of which at most `INDEX_CAP` count."""
+    gap: float
+    """Per unit of log gap to the next larger class."""
+    level: float
+    """Per unit of log size below the typical size of the family."""
+
+
+INDEX_CAP = 8.0
+"""An outlier index above this says no more than this."""
+
+
+@cache
+def fitted() -> dict[str, Terms]:
+    """Terms per family from coefficients.json, which says on what they were fitted."""
+    stored = json.loads((files("detrigger") / "coefficients.json").read_text(encoding="utf-8"))
+    return {family: Terms(**terms) for family, terms in stored["families"].items()}
 
 
 @dataclass(frozen=True)
@@ -63,12 +98,8 @@ class DetectConfig:
     """Success on held-out images from which a class counts as inverted; 0 to 1."""
     spread_floor: float = 0.25
     """Least spread, in log size (times the median, for plain sizes); keeps equal sizes from alarming."""
-    index_weight: float = 2.0
-    """Of the outlier index in the log-odds of a backdoor."""
-    gap_weight: float = 1.5
-    """Of the log gap to the next larger class in the log-odds of a backdoor."""
-    intercept: float = -7.8
-    """Log-odds of a backdoor at index 0 and gap 0."""
+    terms: Terms | None = None
+    """One for all families; by default those fitted per family."""
     alarm: float = 0.6
     """Probability from which the verdict is `backdoored`; 0 to 1."""
     doubt: float = 0.35
@@ -76,65 +107,111 @@ class DetectConfig:
 
 
 PLAIN = DetectConfig(
-    log_sizes=False,
-    spread_floor=1e-3,
-    index_weight=10.0,
-    gap_weight=0.0,
-    intercept=-20.0,
-    alarm=0.5,
-    doubt=0.5,
+    log_sizes=False, spread_floor=1e-3, terms=Terms(-20.0, 10.0, 0.0, 0.0), alarm=0.5, doubt=0.5
 )
 """The published rule: alarm at a plain outlier index of 2 or more, and no doubt below."""
 
 
-def detect(inversion: Inversion, names: tuple[str, ...], config: DetectConfig) -> Finding:
-    """Verdict on the sizes of the triggers synthesised for k classes.
+@dataclass(frozen=True)
+class Features:
+    """What the sizes of one family's triggers say about each of k classes."""
 
-    A class that could not be inverted is treated as needing the largest size seen. With one class nothing
-    can be compared; with two, the median lies between them and only the gap speaks; equal sizes have index 0.
-    """
+    inversion: Inversion
+    inverted: Bool[Tensor, " k"]
+    index: Float[Tensor, " k"]
+    gap: Float[Tensor, " k"]
+    level: Float[Tensor, " k"]
+
+
+def features(inversion: Inversion, shape: tuple[int, int, int], config: DetectConfig) -> Features:
+    """A class that could not be inverted is treated as needing the largest size seen."""
     inverted = inversion.success >= config.inverted
     size = torch.where(inverted, inversion.size, inversion.size.amax()).double()
-    index = outlier_index(size, log=config.log_sizes, floor=config.spread_floor)
-    gap = gaps(size)
-    chance = family_wise_p_values(index, log=config.log_sizes, floor=config.spread_floor)
-    odds = config.intercept + config.index_weight * index + config.gap_weight * gap
-    probability = torch.where(inverted, odds.sigmoid(), 0.0)
+    return Features(
+        inversion,
+        inverted,
+        outlier_index(size, log=config.log_sizes, floor=config.spread_floor),
+        gaps(size),
+        -(size / FAMILIES[inversion.family].typical(shape)).log(),
+    )
+
+
+def probabilities(found: Features, terms: Terms) -> Float[Tensor, " k"]:
+    """Per class, that it is a target, by one family alone; 0 for a class that could not be inverted."""
+    index = found.index.clamp_max(INDEX_CAP)
+    odds = terms.intercept + terms.index * index + terms.gap * found.gap + terms.level * found.level
+    return torch.where(found.inverted, odds.sigmoid(), 0.0)
+
+
+def detect(
+    inversions: Sequence[Inversion], names: tuple[str, ...], shape: tuple[int, int, int], config: DetectConfig
+) -> Finding:
+    """Verdict on the sizes of the triggers synthesised for k classes, in one or more families.
+
+    With one class nothing can be compared; with two, the median lies between them and mostly the gap
+    speaks; equal sizes have index 0. The most suspect class in the family that suspects it most decides.
+    """
+    found = [features(inversion, shape, config) for inversion in inversions]
+    terms = [config.terms or fitted()[f.inversion.family] for f in found]
+    chance = torch.stack([probabilities(f, t) for f, t in zip(found, terms, strict=True)])
+    best = chance.argmax(0)
+    shown = found[int(chance.amax(1).argmax())]
+    p_values = family_wise_p_values(shown.index, log=config.log_sizes, floor=config.spread_floor)
     classes = tuple(
         ClassFinding(
-            index=t,
-            name=names[t],
-            size=inversion.size[i].item(),
-            log_size_score=index[i].item(),
-            p_value=chance[i].item(),
-            success=inversion.success[i].item(),
-            inverted=bool(inverted[i]),
-            suspect=probability[i].item() >= config.doubt,
-            evidence={"gap": gap[i].item(), "probability": probability[i].item()},
+            index=target,
+            name=names[target],
+            size=shown.inversion.size[i].item(),
+            log_size_score=shown.index[i].item(),
+            p_value=p_values[i].item(),
+            success=shown.inversion.success[i].item(),
+            inverted=bool(shown.inverted[i]),
+            suspect=chance[best[i], i].item() >= config.doubt,
+            best=found[int(best[i])].inversion.family,
+            probability=chance[best[i], i].item(),
+            evidence=_evidence(found, chance, i),
         )
-        for i, t in enumerate(inversion.targets)
+        for i, target in enumerate(shown.inversion.targets)
     )
-    return _judge(classes, probability.amax().item(), FAMILIES[inversion.family].unit(), config)
+    return _judge(classes, shown, config)
 
 
-def _judge(classes: tuple[ClassFinding, ...], probability: float, unit: str, config: DetectConfig) -> Finding:
+def _evidence(found: list[Features], chance: Tensor, i: int) -> dict[str, float]:
+    evidence: dict[str, float] = {}
+    for f, probability in zip(found, chance, strict=True):
+        name, inversion = f.inversion.family, f.inversion
+        evidence |= {
+            f"{name} size": inversion.size[i].item(),
+            f"{name} success": inversion.success[i].item(),
+            f"{name} score": f.index[i].item(),
+            f"{name} gap": f.gap[i].item(),
+            f"{name} probability": probability[i].item(),
+        }
+    return evidence
+
+
+def _judge(classes: tuple[ClassFinding, ...], shown: Features, config: DetectConfig) -> Finding:
+    family = shown.inversion.family
     if len(classes) < 2:
-        return Finding("inconclusive", 0.5, ("one class alone cannot be compared with others",), classes)
-    failed = [c for c in classes if not c.inverted]
-    if len(failed) == len(classes):
-        reason = "no class could be inverted: no trigger of this kind sends images to any class"
-        return Finding("inconclusive", 0.5, (reason,), classes)
-    first = max(classes, key=lambda c: c.evidence["probability"])
+        reason = "one class alone cannot be compared with others"
+        return Finding("inconclusive", 0.5, (reason,), classes, family)
+    failed = int((~shown.inverted).sum())
+    if failed == len(classes):
+        reason = "no class could be inverted: no trigger of any kind sends images to any class"
+        return Finding("inconclusive", 0.5, (reason,), classes, family)
+    first = max(classes, key=lambda c: (c.evidence[f"{family} probability"], -c.size))
     others = sorted(c.size for c in classes if c is not first and c.inverted)
-    against = f"the next class needs {others[0]:.1f}" if others else "no other class could be inverted"
+    unit = FAMILIES[family].unit()
+    against = f"the next class needs {others[0]:.1f}" if others else "no other class could be reached so"
     reasons = [
-        f"class {first.name!r} needs a trigger of {first.size:.1f} {unit}, {against}; "
+        f"class {first.name!r} needs {_named(family)} trigger of {first.size:.1f} {unit}, {against}; "
         f"outlier index {first.log_size_score:.1f}"
     ]
     if failed:
-        reasons.append(f"{len(failed)} of {len(classes)} classes could not be inverted")
+        reasons.append(f"{failed} of {len(classes)} classes could not be reached by {family} triggers")
     if len(classes) == 2:
         reasons.append("with two classes only the gap between their sizes can be judged")
+    probability = max(c.probability for c in classes)
     verdict: Verdict = (
         "backdoored"
         if probability >= config.alarm
@@ -142,7 +219,11 @@ def _judge(classes: tuple[ClassFinding, ...], probability: float, unit: str, con
         if probability >= config.doubt
         else "clean"
     )
-    return Finding(verdict, probability, tuple(reasons), classes)
+    return Finding(verdict, probability, tuple(reasons), classes, family)
+
+
+def _named(family: str) -> str:
+    return f"{'an' if family[0] in 'aeiou' else 'a'} {family}"
 
 
 def outlier_index(size: Float[Tensor, " k"], *, log: bool, floor: float) -> Float[Tensor, " k"]:

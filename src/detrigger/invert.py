@@ -1,6 +1,7 @@
 """Trigger synthesis for many classes at once: eq. (5) of Menisov (2022).
 
-For each class t: min over mask m and pattern T of loss(y_t, f((1 - m) x + m T)) + beta |m|.
+For each class t: min over the parameters of a trigger T of loss(y_t, f(T(x))) + beta |T|; for a patch, T(x)
+is (1 - m) x + m p. Classes race: all of them start, the ones with the smallest triggers go on.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -24,10 +25,17 @@ from detrigger.trigger import FAMILIES, Trigger
 Progress = Callable[[int, int], None]
 """Called with units of work done and units in all."""
 
-Chunk = tuple[int, ...]
-"""Target classes that share a batch."""
-
 Tensors = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Target classes that share a batch."""
+
+    family: str
+    stage: int
+    """From 0."""
+    targets: tuple[int, ...]
 
 
 @runtime_checkable
@@ -39,29 +47,37 @@ class Map(Protocol):
     ) -> Iterable[Tensors]: ...
 
 
-PASSES = "image_passes"
-"""Name under which a chunk's result says, per class, what it took."""
-
-
 def silent(done: int, total: int) -> None:
     """Progress that nobody watches."""
 
 
 @dataclass(frozen=True)
-class InvertConfig:
-    """How much work the search for a trigger may take."""
+class Stage:
+    """One heat of the race."""
 
-    steps: int = 120
+    steps: int
     """Gradient steps per class; 1 or more."""
-    images_per_step: int = 16
-    """Images per class and step; 1 or more."""
-    learning_rate: float = 0.2
-    """Of Adam (0.5, 0.9) on the logits of mask and pattern; Wang et al. (2019) used 0.1."""
+    images: int
+    """Per class and step; 1 or more."""
+    share: float = 1.0
+    """Of all classes that take part, those with the smallest triggers so far; above 0 to 1."""
+
+
+LEAST = 4
+"""Classes that take part in any heat, however many there are."""
+
+
+@dataclass(frozen=True)
+class InvertConfig:
+    """How the search for triggers of one family goes."""
+
+    stages: tuple[Stage, ...] = (Stage(40, 8), Stage(40, 8, 0.4), Stage(50, 16, 0.15))
+    """Heats, each with fewer classes."""
     success: float = 0.97
     """Moving average of the success rate at which the size is pressed harder; 0 to 1."""
-    weight: float = 1e-3
-    """First weight beta of the size, per pixel; Wang et al. (2019) used 1e-3."""
-    weight_rate: float = 1.1
+    weight: float = 0.6
+    """First weight beta of the size, per typical size of the family."""
+    weight_rate: float = 1.15
     """Factor on the weight per step while the success holds; above 1."""
     memory: float = 0.8
     """Of the moving average of success; 0 to 1."""
@@ -70,8 +86,8 @@ class InvertConfig:
     stops; 1 or more."""
     held_out: float = 0.4
     """Share of the images kept to measure success, never searched on; 0 to 1."""
-    measured: int = 128
-    """Held-out images per trigger at most."""
+    measured: int = 96
+    """Held-out images at most, per class of the last heat; a quarter of it for the others."""
     batch: int = 320
     """Images per forward and backward pass; classes share one."""
     precision: fast.Precision = "auto"
@@ -90,6 +106,8 @@ class Inversion:
     """In the unit of the family."""
     success: Float[Tensor, " k"]
     """Attack success rate in fp32 on held-out images that are not of the target class."""
+    heats: Int[Tensor, " k"]
+    """How many heats each class took part in."""
     image_passes: int
     precision: str = "fp32"
     """Of the search."""
@@ -108,35 +126,57 @@ def invert(
 ) -> Inversion:
     """Smallest trigger of a family for each target class.
 
-    A class's result depends on the model, the images, the class, the seed and the config alone (up to
-    rounding, if classes are put into other chunks). Images of the target class are left out for it.
-    Raises ModelError for a network whose outputs or gradients are not finite.
+    A class's result depends on the model, the images, the seed, the config, and on how far it got in the
+    race; not on how classes were put into chunks (up to rounding). Images of the target class are left out
+    for it. Raises ModelError for a network whose outputs or gradients are not finite.
     """
     searched, held_out = split(images, (1 - config.held_out, config.held_out), seed=seed)
-    at_once = max(1, config.batch // config.images_per_step)
-    chunks = [targets[start : start + at_once] for start in range(0, len(targets), at_once)]
     quick = fast.fastest(model, searched.x[: config.batch], config.precision)
-    total, done = len(chunks) * config.steps, 0
+    counts = [_starters(stage, len(targets)) for stage in config.stages]
+    total = sum(stage.steps * n for stage, n in zip(config.stages, counts, strict=True))
+    done = 0
 
-    def tick() -> None:
+    def tick(classes: int) -> None:
         nonlocal done
-        done += 1
+        done += classes
         progress(min(done, total), total)
 
-    results = []
-    for result in map(lambda chunk: _search(quick, searched, chunk, family, config, seed, tick), chunks):
-        results.append(result)
-        done = max(done, len(results) * config.steps)
-        progress(done, total)
-    merged = {name: torch.cat([r[name] for r in results]) for name in results[0]}
-    passes = int(merged.pop(PASSES).sum())
-    trigger = FAMILIES[family].build(merged, images.shape)
+    rows = _start(family, targets, images.shape, config, seed)
+    heats = torch.zeros(len(targets), dtype=torch.long)
+    for number, (stage, count) in enumerate(zip(config.stages, counts, strict=True)):
+        racing = _order(rows)[:count].sort().values
+        heats[racing] += 1
+        at_once = max(1, config.batch // stage.images)
+        groups = racing.split(at_once)
+        chunks = [Chunk(family, number, tuple(targets[i] for i in group)) for group in groups]
+        given = {
+            chunk: {n: r[group] for n, r in rows.items()} for chunk, group in zip(chunks, groups, strict=True)
+        }
+        run = _Heat(quick, searched, stage, config, seed + 7919 * number, given, tick)
+        for group, result in zip(groups, map(run, chunks), strict=True):
+            rows = {name: row.index_copy(0, group, result[name]) for name, row in rows.items()}
+    best = {n.removeprefix("best:"): r.to(images.x) for n, r in rows.items() if n.startswith("best:")}
+    trigger = FAMILIES[family].build(best, images.shape)
+    passes = int(rows["passes"].sum())
     success = []
     for i, target in enumerate(targets):
-        others = sample(held_out, target, config.measured, seed)
+        finalist = bool(heats[i] == len(config.stages))
+        others = sample(held_out, target, config.measured if finalist else config.measured // 4, seed)
         success.append(measure.success(model, others, trigger[i], target))
         passes += len(others)
-    return Inversion(family, targets, trigger, trigger.size(), torch.tensor(success), passes, quick.precision)
+    return Inversion(
+        family, targets, trigger, trigger.size(), torch.tensor(success), heats, passes, quick.precision
+    )
+
+
+def _order(rows: Tensors) -> Int[Tensor, " k"]:
+    """Smallest trigger first; those without one last, by how often they succeed."""
+    none = rows["best"].isinf()
+    return torch.where(none, 1e12 * (2 - rows["success"]), rows["best"]).argsort(stable=True)
+
+
+def _starters(stage: Stage, classes: int) -> int:
+    return min(classes, max(LEAST, round(stage.share * classes)))
 
 
 def sample(images: Images, target: int, count: int, seed: int) -> Images:
@@ -146,54 +186,88 @@ def sample(images: Images, target: int, count: int, seed: int) -> Images:
     return images.where(others[order[:count]].to(images.x.device))
 
 
-def _search(
-    model: Classifier,
-    images: Images,
-    targets: tuple[int, ...],
-    family: str,
-    config: InvertConfig,
-    seed: int,
-    tick: Callable[[], None],
+def _start(
+    family: str, targets: tuple[int, ...], shape: tuple[int, int, int], config: InvertConfig, seed: int
 ) -> Tensors:
-    k, n = len(targets), config.images_per_step
-    generators = [torch.Generator().manual_seed(seed * 100_003 + t) for t in targets]
-    parameters = FAMILIES[family].init(k, images.shape, generators)
-    parameters = {name: p.requires_grad_() for name, p in parameters.items()}
-    best = {name: p.detach().clone() for name, p in parameters.items()}
-    others = [(images.y != t).nonzero()[:, 0] for t in targets]
-    labels = torch.tensor(targets)
-    state = schedule.start(k, config.weight)
-    adam = torch.optim.Adam(parameters.values(), lr=config.learning_rate, betas=(0.5, 0.9))
-    stopped = torch.zeros(k, dtype=torch.bool)
-    passes = 0
-    for _ in range(config.steps):
-        drawn = [o[torch.randint(len(o), (n,), generator=g)] for o, g in zip(others, generators, strict=True)]
-        trigger = FAMILIES[family].build(parameters, images.shape)
-        logits = model(trigger(images.x[torch.stack(drawn)]).flatten(0, 1))
-        wanted = labels.repeat_interleave(n)
-        loss = cross_entropy(logits, wanted, reduction="none").reshape(k, n).mean(1)
-        check_numbers(loss)
-        size = trigger.size()
-        adam.zero_grad()
-        (loss + state.weight * size).sum().backward()
-        hit = (logits.detach().argmax(1) == wanted).float().reshape(k, n).mean(1)
-        passes += k * n
-        state, better = schedule.press(
-            state, size.detach(), hit, wanted=config.success, rate=config.weight_rate, memory=config.memory
-        )
-        better &= ~stopped  # a class ends as if it were alone, whatever the others still do
+    """State of every class before the first step, one row each."""
+    k = len(targets)
+    parameters = FAMILIES[family].init(
+        k, shape, [torch.Generator().manual_seed(seed * 100_003 + t) for t in targets]
+    )
+    pressure = schedule.start(k, config.weight / FAMILIES[family].typical(shape))
+    return {
+        **{f"now:{name}": p for name, p in parameters.items()},
+        **{f"best:{name}": p.clone() for name, p in parameters.items()},
+        **schedule.rows(pressure),
+        "passes": torch.zeros(k, dtype=torch.long),
+    }
+
+
+@dataclass(frozen=True)
+class _Heat:
+    """One stage on one chunk; a value, so that a map can send it anywhere."""
+
+    model: Classifier
+    images: Images
+    stage: Stage
+    config: InvertConfig
+    seed: int
+    given: dict[Chunk, Tensors]
+    tick: Callable[[int], None]
+
+    def __call__(self, chunk: Chunk) -> Tensors:
+        """The state of the chunk's classes after the stage."""
+        rows, family, targets = self.given[chunk], FAMILIES[chunk.family], chunk.targets
+        k, n, x = len(targets), self.stage.images, self.images.x
+        generators = [torch.Generator().manual_seed(self.seed * 100_003 + t) for t in targets]
+        names = [name.removeprefix("now:") for name in rows if name.startswith("now:")]
+        parameters = {name: rows[f"now:{name}"].clone().to(x.device).requires_grad_() for name in names}
+        best = {name: rows[f"best:{name}"].clone() for name in names}
+        others = [(self.images.y.cpu() != t).nonzero()[:, 0] for t in targets]
+        wanted = torch.tensor(targets, device=x.device).repeat_interleave(n)
+        state = schedule.from_rows(rows)
+        adam = torch.optim.Adam(parameters.values(), lr=family.learning_rate, betas=(0.5, 0.9))
+        stopped = torch.zeros(k, dtype=torch.bool)
+        passes = 0
+        for _ in range(self.stage.steps):
+            drawn = [
+                o[torch.randint(len(o), (n,), generator=g)] for o, g in zip(others, generators, strict=True)
+            ]
+            trigger = family.build(parameters, self.images.shape)
+            logits = self.model(trigger(x[torch.stack(drawn).to(x.device)]).flatten(0, 1))
+            loss = cross_entropy(logits, wanted, reduction="none").reshape(k, n).mean(1)
+            check_numbers(loss)
+            size = trigger.size()
+            adam.zero_grad()
+            (loss + state.weight.to(x.device) * size).sum().backward()
+            hit = (logits.detach().argmax(1) == wanted).float().reshape(k, n).mean(1)
+            passes += n
+            state, better = schedule.press(
+                state,
+                size.detach().cpu(),
+                hit.cpu(),
+                wanted=self.config.success,
+                rate=self.config.weight_rate,
+                memory=self.config.memory,
+            )
+            better &= ~stopped  # a class ends as if it were alone, whatever the others still do
+            for name, p in parameters.items():
+                best[name][better] = p.detach().cpu()[better]
+            adam.step()
+            self.tick(k)
+            stopped |= (state.stale > self.config.patience) & state.best.isfinite()
+            if bool(stopped.all()):
+                break
+        check_numbers(*parameters.values())
+        never = state.best.isinf()
         for name, p in parameters.items():
-            best[name][better] = p.detach()[better]
-        adam.step()
-        tick()
-        stopped |= (state.stale > config.patience) & state.best.isfinite()
-        if bool(stopped.all()):
-            break
-    check_numbers(*parameters.values())
-    never = state.best.isinf()
-    for name, p in parameters.items():
-        best[name][never] = p.detach()[never]
-    return {**best, PASSES: torch.full((k,), passes // k)}
+            best[name][never] = p.detach().cpu()[never]
+        return {
+            **{f"now:{name}": p.detach().cpu() for name, p in parameters.items()},
+            **{f"best:{name}": b for name, b in best.items()},
+            **schedule.rows(state),
+            "passes": rows["passes"] + passes,
+        }
 
 
 def check_numbers(*values: Tensor) -> None:

@@ -97,7 +97,15 @@ def neural_cleanse(
         found.append(parameters)
         progress(done, len(targets))
     trigger = FAMILIES["patch"].build({n: torch.cat([f[n] for f in found]) for n in found[0]}, images.shape)
-    return Inversion("patch", targets, trigger, trigger.size(), torch.tensor(success), passes)
+    return Inversion(
+        "patch",
+        targets,
+        trigger,
+        trigger.size(),
+        torch.tensor(success),
+        torch.ones(len(targets), dtype=torch.long),
+        passes,
+    )
 
 
 def _search(
@@ -107,20 +115,20 @@ def _search(
     others = images.x[images.y != target]
     mask, pattern = (torch.rand(1, c, *images.shape[1:], generator=generator) for c in (1, images.shape[0]))
     parameters = {
-        "mask": mask.logit(eps=1e-3).requires_grad_(),
-        "pattern": pattern.logit(eps=1e-3).requires_grad_(),
+        "mask": mask.logit(eps=1e-3).to(others.device).requires_grad_(),
+        "pattern": pattern.logit(eps=1e-3).to(others.device).requires_grad_(),
     }
     best, best_size = {n: p.detach().clone() for n, p in parameters.items()}, float("inf")
     adam = torch.optim.Adam(parameters.values(), lr=config.learning_rate, betas=(0.5, 0.9))
     weight, stale, passes = _Weight(), 0, 0
     for _ in range(config.steps):
         hit, size, seen = 0, 0.0, 0
-        order = torch.randperm(len(others), generator=generator)[: config.images_per_step]
+        order = torch.randperm(len(others), generator=generator)[: config.images_per_step].to(others.device)
         for chosen in order.split(config.batch):
             trigger = FAMILIES["patch"].build(parameters, images.shape)
             logits = model(trigger(others[chosen])[0])
             check_numbers(logits)
-            labels = torch.full((len(chosen),), target)
+            labels = torch.full((len(chosen),), target, device=others.device)
             adam.zero_grad()
             (cross_entropy(logits, labels) + weight.value * trigger.size().sum()).backward()
             adam.step()

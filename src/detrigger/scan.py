@@ -16,19 +16,37 @@ from detrigger import fast, measure
 from detrigger.detect import PLAIN, DetectConfig, Finding, detect
 from detrigger.errors import DataError, ModelError, UsageError
 from detrigger.images import Images
-from detrigger.invert import Inversion, InvertConfig, Map, Progress, invert, silent
+from detrigger.invert import Inversion, InvertConfig, Map, Progress, Stage, invert, silent
 from detrigger.model import Classifier, Origin
 from detrigger.neural_cleanse import NeuralCleanseConfig, neural_cleanse
 from detrigger.trigger import Trigger
 
 Budget = Literal["quick", "standard", "thorough"]
 
-BUDGETS: dict[Budget, InvertConfig] = {
-    "quick": InvertConfig(steps=60, images_per_step=8),
-    "standard": InvertConfig(),
-    "thorough": InvertConfig(steps=400, images_per_step=32, weight_rate=1.05),
+Plan = dict[str, tuple[Stage, ...]]
+"""Heats per family."""
+
+BUDGETS: dict[Budget, Plan] = {
+    "quick": {
+        "patch": (Stage(30, 6), Stage(30, 8, 0.4)),
+        "additive": (Stage(20, 6), Stage(15, 6, 0.3)),
+        "warp": (Stage(20, 6), Stage(15, 6, 0.3)),
+        "colour": (Stage(15, 6), Stage(10, 6, 0.3)),
+    },
+    "standard": {
+        "patch": (Stage(40, 8), Stage(40, 8, 0.4), Stage(50, 16, 0.15)),
+        "additive": (Stage(30, 8), Stage(30, 8, 0.3)),
+        "warp": (Stage(30, 8), Stage(30, 8, 0.3)),
+        "colour": (Stage(20, 8), Stage(20, 8, 0.3)),
+    },
+    "thorough": {
+        "patch": (Stage(100, 16), Stage(100, 32, 0.5), Stage(200, 32, 0.2)),
+        "additive": (Stage(60, 16), Stage(60, 16, 0.5)),
+        "warp": (Stage(60, 16), Stage(60, 16, 0.5)),
+        "colour": (Stage(40, 16), Stage(40, 16, 0.5)),
+    },
 }
-"""What the search may spend; a class costs steps × images per step image passes."""
+"""What the search may spend; a class costs steps × images image passes in every heat it takes part in."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +54,7 @@ class ScanConfig:
     """What to scan and how hard."""
 
     budget: Budget = "standard"
-    """How much work: quick about 0.3, standard 1, thorough 7 times the image passes."""
+    """How much work: quick about 0.4, standard 1, thorough 7 times the image passes."""
     precision: fast.Precision = "auto"
     """Of the search: `auto` is bf16 where that is measured to be faster; `fp32` is the same anywhere."""
     synthesis: Literal["detrigger", "neural-cleanse"] = "detrigger"
@@ -117,25 +135,22 @@ def scan(
     accuracy = (predicted == images.y).float().mean().item()
     recalls = measure.recalls(predicted, images.y, len(model.classes))
     targets = tuple(dict.fromkeys(targets)) or tuple(range(len(model.classes)))
-    inversion: Inversion | None = None
+    inversions: tuple[Inversion, ...] = ()
     if doubt := _near_chance(accuracy, images):
         finding = Finding("inconclusive", 0.5, (doubt,), ())
+    elif config.synthesis == "neural-cleanse":
+        published = NeuralCleanseConfig()
+        inversions = (neural_cleanse(model, images, targets, published, seed=seed, progress=progress),)
+        finding = detect(inversions, model.classes, model.image_shape, PLAIN)
     else:
-        if config.synthesis == "neural-cleanse":
-            inversion = neural_cleanse(
-                model, images, targets, NeuralCleanseConfig(), seed=seed, progress=progress
-            )
-            finding = detect(inversion, model.classes, PLAIN)
-        else:
-            budget = dataclasses.replace(BUDGETS[config.budget], precision=config.precision)
-            inversion = invert(model, images, targets, "patch", budget, seed=seed, map=map, progress=progress)
-            finding = detect(inversion, model.classes, DetectConfig())
-        if len(targets) < len(model.classes):
-            finding = _partial(finding, len(targets), len(model.classes))
+        inversions = _search(model, images, targets, config, seed, map, progress)
+        finding = detect(inversions, model.classes, model.image_shape, DetectConfig())
+    if inversions and len(targets) < len(model.classes):
+        finding = _partial(finding, len(targets), len(model.classes))
     return Scan(
         finding=finding,
-        backdoors=_backdoors(finding, inversion) if inversion else (),
-        family="patch",
+        backdoors=_backdoors(finding, inversions),
+        family=finding.family,
         origin=model.origin,
         classes=model.classes,
         image_shape=model.image_shape,
@@ -147,9 +162,9 @@ def scan(
         cost=Cost(
             seconds=time.perf_counter() - began,
             cpu_seconds=time.process_time() - cpu_began,
-            image_passes=len(images) + (inversion.image_passes if inversion else 0),
+            image_passes=len(images) + sum(i.image_passes for i in inversions),
             device=str(model.device),
-            precision=inversion.precision if inversion else "fp32",
+            precision=inversions[0].precision if inversions else "fp32",
         ),
         seed=seed,
         config={**dataclasses.asdict(config), "classes": list(targets)},
@@ -202,18 +217,48 @@ def _partial(finding: Finding, scanned: int, classes: int) -> Finding:
     return dataclasses.replace(finding, verdict=verdict, reasons=(*finding.reasons, reason))
 
 
-def _backdoors(finding: Finding, inversion: Inversion) -> tuple[Backdoor, ...]:
+def _search(
+    model: Classifier,
+    images: Images,
+    targets: tuple[int, ...],
+    config: ScanConfig,
+    seed: int,
+    map: Map,
+    progress: Progress,
+) -> tuple[Inversion, ...]:
+    """Every family of the budget, one after another; they share one measurement of precision."""
+    plan = BUDGETS[config.budget]
+    precision = fast.fastest(model, images.x[: InvertConfig.batch], config.precision).precision
+    work = {family: sum(s.steps * s.images * s.share for s in stages) for family, stages in plan.items()}
+    done, inversions = 0.0, []
+    for family, stages in plan.items():
+
+        def tick(now: int, total: int, family: str = family, before: float = done) -> None:
+            progress(round(before + work[family] * now / total), round(sum(work.values())))
+
+        settings = InvertConfig(stages=stages, precision=precision)
+        inversions.append(invert(model, images, targets, family, settings, seed=seed, map=map, progress=tick))
+        done += work[family]
+    return tuple(inversions)
+
+
+def _backdoors(finding: Finding, inversions: tuple[Inversion, ...]) -> tuple[Backdoor, ...]:
     if finding.verdict == "clean":
         return ()
-    return tuple(
-        Backdoor(
-            target=suspect.index,
-            sources="all",
-            family=inversion.family,
-            trigger=inversion.trigger[inversion.targets.index(suspect.index)],
-            size=suspect.size,
-            success=suspect.success,
-            probability=suspect.evidence["probability"],
+    by_family = {inversion.family: inversion for inversion in inversions}
+    found = []
+    for suspect in finding.suspects:
+        inversion = by_family[suspect.best]
+        i = inversion.targets.index(suspect.index)
+        found.append(
+            Backdoor(
+                target=suspect.index,
+                sources="all",
+                family=inversion.family,
+                trigger=inversion.trigger[i],
+                size=inversion.size[i].item(),
+                success=inversion.success[i].item(),
+                probability=suspect.probability,
+            )
         )
-        for suspect in finding.suspects
-    )
+    return tuple(found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import torch
@@ -63,3 +64,13 @@ def press(
         ),
         better,
     )
+
+
+def rows(state: Pressure) -> dict[str, Tensor]:
+    """Its figures by name, one row per search, so that searches can be taken apart and put together."""
+    return {f.name: getattr(state, f.name) for f in dataclasses.fields(state)}
+
+
+def from_rows(values: dict[str, Tensor]) -> Pressure:
+    """What `rows` took apart."""
+    return Pressure(**{f.name: values[f.name] for f in dataclasses.fields(Pressure)})

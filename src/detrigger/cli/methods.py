@@ -21,7 +21,9 @@ def methods() -> int:
     sections: dict[str, dict[str, str]] = {
         "Triggers (Menisov 2022, eq. 5)": {n: f"size in {f.unit()}" for n, f in FAMILIES.items()},
         "Budgets (scan --budget)": {
-            n: f"at most {c.steps} steps of {c.images_per_step} images per class" for n, c in BUDGETS.items()
+            name: "patch search in heats of "
+            + ", ".join(f"{s.steps} steps × {s.images}" for s in plan["patch"])
+            for name, plan in BUDGETS.items()
         },
         "Search (scan --synthesis)": {
             "detrigger": "all classes at once, then checked on held-out images; the default",

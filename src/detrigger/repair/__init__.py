@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from detrigger import measure
@@ -23,7 +24,7 @@ class Repaired:
 
 
 def point(
-    model: Classifier, images: Images, triggers: Trigger, targets: tuple[int, ...], share: float
+    model: Classifier, images: Images, triggers: Sequence[Trigger], targets: tuple[int, ...], share: float
 ) -> CurvePoint:
     """Where a repair stands after `share` of its way."""
     worst = max(measure.success(model, images, triggers[i], t) for i, t in enumerate(targets))

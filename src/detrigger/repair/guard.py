@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from detrigger import measure
@@ -48,11 +49,11 @@ def judge(
     original: Classifier,
     candidate: Classifier,
     images: Images,
-    triggers: Trigger,
+    triggers: Sequence[Trigger],
     targets: tuple[int, ...],
     config: GuardConfig,
 ) -> Judgement:
-    """Compare on held-out images. `triggers` is a stack of one per target."""
+    """Compare on held-out images. `triggers` are stacks of one, one per target."""
     before, after = (measure.predictions(m, images.x) for m in (original, candidate))
     accuracy = [(p == images.y).float().mean().item() for p in (before, after)]
     drops, allowed = {}, {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from detrigger.images import Images
@@ -13,8 +13,8 @@ from detrigger.repair.refit import RefitConfig, linear_head, refit
 from detrigger.repair.unlearn import UnlearnConfig, unlearn
 from detrigger.trigger import Trigger
 
-Candidate = Callable[[Classifier, Images, Trigger, tuple[int, ...], int], Repaired]
-"""(model, fitting images, stack of triggers, their targets, seed) -> a candidate."""
+Candidate = Callable[[Classifier, Images, Sequence[Trigger], tuple[int, ...], int], Repaired]
+"""(model, fitting images, triggers, their targets, seed) -> a candidate."""
 
 
 @dataclass(frozen=True)
@@ -75,5 +75,5 @@ METHODS: dict[str, Method] = {
         lambda model: (_unlearning(LONG_UNLEARNING),),
     ),
 }
-AUTO = ("prune", "refit", "unlearn", "unlearn-long", "prune-layers")
+AUTO = ("refit", "prune", "unlearn", "unlearn-long", "prune-layers")
 """What `--method auto` tries, in this order, until candidates of one pass the guard."""

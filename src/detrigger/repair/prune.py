@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -38,11 +39,15 @@ class PruneConfig:
 
 
 def prune(
-    model: Classifier, images: Images, triggers: Trigger, targets: tuple[int, ...], config: PruneConfig
+    model: Classifier,
+    images: Images,
+    triggers: Sequence[Trigger],
+    targets: tuple[int, ...],
+    config: PruneConfig,
 ) -> Repaired:
     """Silence neurons by falling gap in mean activation, stamped minus clean, the largest over triggers.
 
-    `triggers` is a stack of one per target. Raises UsageError for a layer that cannot be pruned.
+    `triggers` are stacks of one, one per target. Raises UsageError for a layer that cannot be pruned.
     """
     layer = config.layer or penultimate(model)
     ranked = gaps(model, images, triggers, targets, layer).argsort(descending=True)
@@ -62,7 +67,7 @@ def prune(
 
 
 def gaps(
-    model: Classifier, images: Images, triggers: Trigger, targets: tuple[int, ...], layer: str
+    model: Classifier, images: Images, triggers: Sequence[Trigger], targets: tuple[int, ...], layer: str
 ) -> Tensor:
     """Per neuron of a layer, mean activation on stamped minus on clean images, the largest over triggers."""
     per_trigger = []

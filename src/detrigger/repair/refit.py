@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -38,9 +39,13 @@ class RefitConfig:
 
 
 def refit(
-    model: Classifier, images: Images, triggers: Trigger, targets: tuple[int, ...], config: RefitConfig
+    model: Classifier,
+    images: Images,
+    triggers: Sequence[Trigger],
+    targets: tuple[int, ...],
+    config: RefitConfig,
 ) -> Repaired:
-    """Solve the last layer. `triggers` is a stack of one per target.
+    """Solve the last layer. `triggers` are stacks of one, one per target.
 
     Raises UsageError if the last layer is not linear.
     """

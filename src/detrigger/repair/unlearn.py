@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -38,13 +39,13 @@ class UnlearnConfig:
 def unlearn(
     model: Classifier,
     images: Images,
-    triggers: Trigger,
+    triggers: Sequence[Trigger],
     targets: tuple[int, ...],
     config: UnlearnConfig,
     *,
     seed: int,
 ) -> Repaired:
-    """Fine-tune a copy, BatchNorm in training mode. `triggers` is a stack of one per target."""
+    """Fine-tune a copy, BatchNorm in training mode. `triggers` are stacks of one, one per target."""
     generator = torch.Generator().manual_seed(seed)
     net = copy.deepcopy(model.net).train().requires_grad_(True)
     x, y = _material(images, triggers, targets, config, generator)
@@ -69,7 +70,7 @@ def unlearn(
 
 def _material(
     images: Images,
-    triggers: Trigger,
+    triggers: Sequence[Trigger],
     targets: tuple[int, ...],
     config: UnlearnConfig,
     generator: torch.Generator,

@@ -173,6 +173,8 @@ def _findings(records: Sequence[schema.ClassRecord]) -> tuple[ClassFinding, ...]
             success=_figure(r.success),
             inverted=r.inverted,
             suspect=r.suspect,
+            best=r.best,
+            probability=r.probability,
             evidence={name: _figure(value) for name, value in r.evidence.items()},
         )
         for r in records

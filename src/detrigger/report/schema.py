@@ -92,6 +92,10 @@ class ClassRecord(msgspec.Struct, frozen=True, kw_only=True):
     """It was flagged as a target."""
     inverted: bool
     """A trigger with enough success was found."""
+    best: str
+    """Kind of trigger by which it is most suspect."""
+    probability: Share
+    """That it is a target, by that kind."""
 
 
 class BackdoorRecord(msgspec.Struct, frozen=True, kw_only=True):

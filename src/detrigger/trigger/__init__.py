@@ -55,6 +55,13 @@ class Family(Protocol):
     def unit(self) -> str:
         """Of the size, for people."""
 
+    def typical(self, shape: tuple[int, int, int]) -> float:
+        """Size that clean models need for images of shape (c, h, w), roughly; the weight starts from it."""
+
+    @property
+    def learning_rate(self) -> float:
+        """Of Adam on the parameters."""
+
 
 FAMILIES: dict[str, Family] = {
     "patch": patch.PatchFamily(),

@@ -51,6 +51,8 @@ class AdditiveTrigger:
 class AdditiveFamily:
     """Searches in the space before tanh."""
 
+    learning_rate: float = 0.02
+
     def init(
         self, k: int, shape: tuple[int, int, int], generators: list[torch.Generator]
     ) -> dict[str, Tensor]:
@@ -75,3 +77,7 @@ class AdditiveFamily:
     def unit(self) -> str:
         """Of the size."""
         return "grey levels"
+
+    def typical(self, shape: tuple[int, int, int]) -> float:
+        """30 grey levels."""
+        return 30.0

@@ -62,6 +62,8 @@ class ColourTrigger:
 class ColourFamily:
     """Searches differences from the identity."""
 
+    learning_rate: float = 0.05
+
     def init(
         self, k: int, shape: tuple[int, int, int], generators: list[torch.Generator]
     ) -> dict[str, Tensor]:
@@ -93,3 +95,7 @@ class ColourFamily:
     def unit(self) -> str:
         """Of the size."""
         return "grey levels"
+
+    def typical(self, shape: tuple[int, int, int]) -> float:
+        """60 grey levels."""
+        return 60.0

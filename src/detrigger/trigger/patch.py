@@ -54,6 +54,8 @@ class PatchTrigger:
 class PatchFamily:
     """Searches in the space of logits of mask and pattern, so every value is valid."""
 
+    learning_rate: float = 0.3
+
     def init(
         self, k: int, shape: tuple[int, int, int], generators: list[torch.Generator]
     ) -> dict[str, Tensor]:
@@ -88,3 +90,7 @@ class PatchFamily:
     def unit(self) -> str:
         """Of the size."""
         return "pixels"
+
+    def typical(self, shape: tuple[int, int, int]) -> float:
+        """6 % of the pixels."""
+        return 0.06 * shape[1] * shape[2]

@@ -74,6 +74,8 @@ class WarpTrigger:
 class WarpFamily:
     """Searches displacements directly; every value is valid."""
 
+    learning_rate: float = 0.15
+
     def init(
         self, k: int, shape: tuple[int, int, int], generators: list[torch.Generator]
     ) -> dict[str, Tensor]:
@@ -99,3 +101,7 @@ class WarpFamily:
     def unit(self) -> str:
         """Of the size."""
         return "pixels of displacement"
+
+    def typical(self, shape: tuple[int, int, int]) -> float:
+        """A sixteenth of the height."""
+        return shape[1] / 16
