@@ -19,6 +19,8 @@ from detrigger.save import save_classifier, save_trigger
 
 ARCH = f"{Path(__file__).parent / 'planted.py'}:make"
 TARGET = 2
+QUICK = ("--budget", "quick", "--precision", "fp32")
+"""Enough for this network."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +40,10 @@ class Files:
         return [*words, "--arch-kw", f"backdoors={backdoors}", *more]
 
     def scan(self, model: Path | None = None, *more: str, data: Path | None = None) -> list[str]:
-        return ["scan", *self.on(model, "--precision", "fp32", *more, data=data)]
+        return ["scan", *self.on(model, *QUICK, *more, data=data)]
 
     def repair(self, out: Path, *more: str, model: Path | None = None) -> list[str]:
-        return ["repair", *self.on(model, "--precision", "fp32", "--out", str(out), *more)]
+        return ["repair", *self.on(model, *QUICK, "--out", str(out), *more)]
 
 
 def written(folder: Path) -> Files:

@@ -74,7 +74,9 @@ def findings(classes: int, called: tuple[str, ...], *, suspect: bool) -> tuple[C
                 success=0.998 if inverted else 0.4,
                 inverted=inverted,
                 suspect=flagged,
-                evidence={"gap": 2.01 if flagged else 0.0, "probability": 0.98 if flagged else 0.01},
+                best="patch",
+                probability=0.98 if flagged else 0.01,
+                evidence={"patch gap": 2.01 if flagged else 0.0},
             )
         )
     return tuple(result)

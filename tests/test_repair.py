@@ -28,12 +28,6 @@ from detrigger.trigger.patch import PatchTrigger
 LONG = UnlearnConfig(epochs=10, clean_share=1.0, stamped_share=0.25)
 
 
-def stack(truth: Planted) -> PatchTrigger:
-    return PatchTrigger(
-        torch.cat([t.masks for t in truth.triggers]), torch.cat([t.patterns for t in truth.triggers])
-    )
-
-
 def weights(model: Classifier) -> dict[str, Tensor]:
     return copy.deepcopy(model.net.state_dict())
 
@@ -49,7 +43,7 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
 def test_pruning_silences_the_planted_neurons_alone_and_stops_there(targets: tuple[int, ...]) -> None:
     truth = planted(targets=targets)
     before = weights(truth.model)
-    pruned = prune(truth.model, truth.images, stack(truth), targets, PruneConfig())
+    pruned = prune(truth.model, truth.images, truth.triggers, targets, PruneConfig())
     k = len(targets)
     assert pruned.label == f"prune {PENULTIMATE}, {k} of {6 + k} neurons"
     after = weights(pruned.model)
@@ -71,7 +65,7 @@ def natural(truth: Planted, target: int) -> PatchTrigger:
 
 def test_pruning_stops_when_too_much_accuracy_is_lost() -> None:
     truth = planted()
-    pruned = prune(truth.model, truth.images, natural(truth, 3), (3,), PruneConfig(accuracy_drop=0.3))
+    pruned = prune(truth.model, truth.images, (natural(truth, 3),), (3,), PruneConfig(accuracy_drop=0.3))
     lost = [1 - p.accuracy for p in pruned.curve]
     assert all(x <= 0.3 for x in lost[:-1]) and (lost[-1] > 0.3 or pruned.curve[-1].success < 0.02)
 
@@ -79,21 +73,21 @@ def test_pruning_stops_when_too_much_accuracy_is_lost() -> None:
 def test_pruning_never_takes_more_than_its_share() -> None:
     truth = planted()
     config = PruneConfig(success=0.0, share=0.5, accuracy_drop=1.0)
-    pruned = prune(truth.model, truth.images, stack(truth), (2,), config)
+    pruned = prune(truth.model, truth.images, truth.triggers, (2,), config)
     assert len(pruned.curve) == 1 + 3 and pruned.label.endswith("3 of 7 neurons")
 
 
 def test_many_neurons_go_several_at_once() -> None:
     truth = planted()
     config = PruneConfig(success=0.0, share=1.0, accuracy_drop=1.0, stops=3)
-    pruned = prune(truth.model, truth.images, stack(truth), (2,), config)
+    pruned = prune(truth.model, truth.images, truth.triggers, (2,), config)
     assert [p.share for p in pruned.curve] == pytest.approx([0, 3 / 7, 6 / 7])
 
 
 def test_a_trigger_that_does_not_work_prunes_nothing() -> None:
     truth = planted(targets=())
     mark = planted().triggers[0]
-    pruned = prune(truth.model, truth.images, mark, (2,), PruneConfig())
+    pruned = prune(truth.model, truth.images, (mark,), (2,), PruneConfig())
     assert pruned.label.startswith(f"prune {PENULTIMATE}, 0 of") and len(pruned.curve) == 1
 
 
@@ -113,7 +107,7 @@ def test_gaps_are_mean_activations_stamped_minus_clean(layer: str) -> None:
     for trigger, target in zip(truth.triggers, truth.targets, strict=True):
         x = truth.images.x[truth.images.y != target]
         expected.append(mean((1 - trigger.masks) * x + trigger.masks * trigger.patterns) - mean(x))
-    got = gaps(truth.model, truth.images, stack(truth), truth.targets, layer)
+    got = gaps(truth.model, truth.images, truth.triggers, truth.targets, layer)
     assert torch.allclose(got, torch.maximum(*expected), atol=1e-4)
 
 
@@ -151,7 +145,7 @@ def test_silenced_inputs_of_a_layer_no_longer_count(layer: str) -> None:
 def test_a_layer_that_cannot_be_pruned_is_a_usage_error(layer: str) -> None:
     truth = planted()
     with pytest.raises(UsageError, match="layer"):
-        prune(truth.model, truth.images, stack(truth), (2,), PruneConfig(layer=layer))
+        prune(truth.model, truth.images, truth.triggers, (2,), PruneConfig(layer=layer))
 
 
 # Unlearning and refitting
@@ -160,7 +154,7 @@ def test_a_layer_that_cannot_be_pruned_is_a_usage_error(layer: str) -> None:
 @pytest.mark.parametrize("targets", [(2,), (2, 4)])
 def test_unlearning_makes_the_triggers_fail_and_keeps_the_accuracy(targets: tuple[int, ...]) -> None:
     truth = planted(targets=targets)
-    result = unlearn(truth.model, truth.images, stack(truth), targets, LONG, seed=0)
+    result = unlearn(truth.model, truth.images, truth.triggers, targets, LONG, seed=0)
     assert result.label == "unlearn 10 epochs, 100% clean + 25% stamped"
     assert [p.share for p in result.curve] == pytest.approx([i / 10 for i in range(11)])
     assert result.curve[0].success == result.curve[0].accuracy == 1
@@ -173,7 +167,7 @@ def test_unlearning_makes_the_triggers_fail_and_keeps_the_accuracy(targets: tupl
 def test_unlearning_changes_a_copy_alone_its_norms_too() -> None:
     truth = planted()
     before, x = weights(truth.model), truth.images.x.clone()
-    result = unlearn(truth.model, truth.images, stack(truth), (2,), UnlearnConfig(), seed=0)
+    result = unlearn(truth.model, truth.images, truth.triggers, (2,), UnlearnConfig(), seed=0)
     assert result.label.startswith("unlearn 1 epoch,")
     assert same(weights(truth.model), before) and torch.equal(truth.images.x, x)
     assert not any(p.requires_grad or p.grad is not None for p in truth.model.net.parameters())
@@ -186,7 +180,7 @@ def test_unlearning_changes_a_copy_alone_its_norms_too() -> None:
 def test_unlearning_repeats_itself_with_the_same_seed_alone() -> None:
     truth = planted()
     first, again, other = (
-        weights(unlearn(truth.model, truth.images, stack(truth), (2,), UnlearnConfig(), seed=s).model)
+        weights(unlearn(truth.model, truth.images, truth.triggers, (2,), UnlearnConfig(), seed=s).model)
         for s in (1, 1, 2)
     )
     assert same(first, again) and not same(first, other)
@@ -196,7 +190,7 @@ def test_unlearning_trains_on_the_shares_asked_for_with_right_labels() -> None:
     truth = planted(targets=(2, 4))
     config = UnlearnConfig(clean_share=0.5, stamped_share=0.25)
     generator = torch.Generator().manual_seed(0)
-    x, y = _material(truth.images, stack(truth), truth.targets, config, generator)
+    x, y = _material(truth.images, truth.triggers, truth.targets, config, generator)
     assert len(x) == len(y) == 72 + 2 * 18
     known = {
         image.numpy().tobytes(): label for image, label in zip(truth.images.x, truth.images.y, strict=True)
@@ -216,7 +210,7 @@ def test_unlearning_trains_on_the_shares_asked_for_with_right_labels() -> None:
 def test_so_few_images_that_none_is_trained_on_leave_the_weights_alone() -> None:
     truth = planted(per_class=24)
     few = truth.images.where(torch.tensor([0, 30]))
-    result = unlearn(truth.model, few, stack(truth), (2,), UnlearnConfig(), seed=0)
+    result = unlearn(truth.model, few, truth.triggers, (2,), UnlearnConfig(), seed=0)
     assert same(weights(result.model), weights(truth.model))
 
 
@@ -224,7 +218,7 @@ def test_so_few_images_that_none_is_trained_on_leave_the_weights_alone() -> None
 def test_refitting_makes_the_triggers_fail_and_keeps_the_accuracy(targets: tuple[int, ...]) -> None:
     truth = planted(targets=targets)
     before = weights(truth.model)
-    result = refit(truth.model, truth.images, stack(truth), targets, RefitConfig())
+    result = refit(truth.model, truth.images, truth.triggers, targets, RefitConfig())
     after = weights(result.model)
     assert result.curve[0].success == 1 and result.curve[-1].success == 0
     assert result.curve[-1].accuracy == 1
@@ -247,7 +241,7 @@ def test_a_last_layer_that_is_not_linear_cannot_be_refitted() -> None:
     assert linear_head(truth.model) and not linear_head(model)
     assert METHODS["refit"].candidates(model) == ()
     with pytest.raises(UsageError, match="not linear"):
-        refit(model, truth.images, stack(truth), (2,), RefitConfig())
+        refit(model, truth.images, truth.triggers, (2,), RefitConfig())
 
 
 def test_every_method_makes_candidates_and_leaves_the_original_alone() -> None:
@@ -257,12 +251,12 @@ def test_every_method_makes_candidates_and_leaves_the_original_alone() -> None:
         candidates = method.candidates(truth.model)
         assert len(candidates) == (len(layers(truth.model)) if name == "prune-layers" else 1)
         for candidate in candidates:
-            result = candidate(truth.model, truth.images, stack(truth), (2,), 0)
+            result = candidate(truth.model, truth.images, truth.triggers, (2,), 0)
             assert isinstance(result, Repaired) and result.label.startswith(name.split("-")[0])
             assert result.model is not truth.model and result.curve[-1].success < 0.02
         assert method.summary and method.paper
     assert same(weights(truth.model), before)
-    assert set(AUTO) == set(METHODS) and AUTO[0] == "prune"
+    assert set(AUTO) == set(METHODS) and AUTO[0] == "refit"
 
 
 # The guard
@@ -303,7 +297,7 @@ ORIGINAL = table({}, 50)
 
 
 def judged(wrong: dict[int, int], hits: int, config: GuardConfig = GuardConfig()) -> Judgement:
-    return judge(ORIGINAL, table(wrong, hits), IMAGES, STAMP, (0,), config)
+    return judge(ORIGINAL, table(wrong, hits), IMAGES, (STAMP,), (0,), config)
 
 
 def test_a_candidate_without_a_fault_is_accepted_with_its_figures() -> None:
@@ -350,14 +344,13 @@ def test_one_image_of_a_class_is_forgiven_however_few_there_are() -> None:
 
 
 def test_a_better_candidate_is_not_refused() -> None:
-    result = judge(table({0: 5}, 50), table({}, 0), IMAGES, STAMP, (0,), GuardConfig())
+    result = judge(table({0: 5}, 50), table({}, 0), IMAGES, (STAMP,), (0,), GuardConfig())
     assert result.accepted and result.recall_drop["cat"] == pytest.approx(-0.1)
 
 
 def test_every_trigger_must_fail() -> None:
-    both = PatchTrigger(STAMP.masks.repeat(2, 1, 1, 1), STAMP.patterns.repeat(2, 1, 1, 1))
     candidate = table({}, 5, target=1)  # five of the 60 that are not dogs
-    result = judge(ORIGINAL, candidate, IMAGES, both, (0, 1), GuardConfig())
+    result = judge(ORIGINAL, candidate, IMAGES, (STAMP, STAMP), (0, 1), GuardConfig())
     assert not result.accepted and result.success_before == pytest.approx((1.0, 0.0))
     assert result.success_after == pytest.approx((0, 5 / 60))
     expected = (beta.ppf(0.95, 1, 50), beta.ppf(0.95, 6, 55))
@@ -366,13 +359,13 @@ def test_every_trigger_must_fail() -> None:
 
 def test_classes_without_held_out_images_are_left_out() -> None:
     images = IMAGES.where(LABELS != 2)
-    result = judge(ORIGINAL, table({}, 0), images, STAMP, (0,), GuardConfig())
+    result = judge(ORIGINAL, table({}, 0), images, (STAMP,), (0,), GuardConfig())
     assert result.accepted and set(result.recall_drop) == {"cat", "dog"}
 
 
 def test_success_that_cannot_be_measured_is_refused() -> None:
     images = IMAGES.where(LABELS == 0)
-    result = judge(ORIGINAL, table({}, 0), images, STAMP, (0,), GuardConfig())
+    result = judge(ORIGINAL, table({}, 0), images, (STAMP,), (0,), GuardConfig())
     assert math.isnan(result.success_after[0]) and not result.accepted
 
 

@@ -6,9 +6,9 @@ import dataclasses
 import time
 from dataclasses import dataclass, field
 
-from detrigger.errors import UsageError
+from detrigger.errors import ModelError, UsageError
+from detrigger.heats import Progress, silent
 from detrigger.images import Images, split
-from detrigger.invert import Progress, silent
 from detrigger.measure import CurvePoint
 from detrigger.model import Classifier
 from detrigger.repair.guard import GuardConfig, Judgement, judge
@@ -71,8 +71,8 @@ def clean(
     """Scan (unless the `first` scan is given), repair and rescan with a fresh seed, until nothing is found.
 
     Triggers of earlier rounds stay in the pool, and every candidate is judged against the original on
-    images not used to make it. Fails closed: if no candidate passes, or the last rescan still finds a
-    backdoor, the original is returned. Raises UsageError for an unknown method.
+    images not used to make it. Fails closed: if no candidate passes, or the last rescan fails or still finds
+    a backdoor, the original is returned. Raises UsageError for an unknown method.
     """
     if config.method not in (*METHODS, "auto"):
         raise UsageError(f"no repair {config.method!r}; choose auto, {', '.join(METHODS)}")
@@ -91,7 +91,11 @@ def clean(
             reason = "no candidate passed the guard; the original is untouched"
             return Cleaning(model, False, reason, tuple(scans), tuple(attempts))
         current = best[0]
-        scans.append(scan(current, images, scan_config, seed=seed + number, progress=progress))
+        try:
+            scans.append(scan(current, images, scan_config, seed=seed + number, progress=progress))
+        except ModelError as error:  # the repair's fault: the original was scanned
+            reason = f"the repaired model cannot be scanned ({error}); the original is untouched"
+            return Cleaning(model, False, reason, tuple(scans), tuple(attempts))
     last = scans[-1].finding.verdict
     if last == "backdoored":
         reason = f"a backdoor is still found after {config.rounds} rounds; the original is untouched"

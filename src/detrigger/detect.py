@@ -14,6 +14,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from detrigger.invert import Inversion
+from detrigger.outliers import family_wise_p_values, gaps, outlier_index
+from detrigger.pairs import MATCHED, PAIR, PairFeatures, PairTerms, pair_features, pair_probabilities
 from detrigger.trigger import FAMILIES
 
 Verdict = Literal["clean", "backdoored", "inconclusive"]
@@ -82,10 +84,10 @@ INDEX_CAP = 8.0
 
 
 @cache
-def fitted() -> dict[str, Terms]:
-    """Terms per family from coefficients.json, which says on what they were fitted."""
+def fitted() -> tuple[dict[str, Terms], PairTerms]:
+    """Terms per family and those of pairs, from coefficients.json, which says on what they were fitted."""
     stored = json.loads((files("detrigger") / "coefficients.json").read_text(encoding="utf-8"))
-    return {family: Terms(**terms) for family, terms in stored["families"].items()}
+    return {family: Terms(**t) for family, t in stored["families"].items()}, PairTerms(**stored["pairs"])
 
 
 @dataclass(frozen=True)
@@ -101,9 +103,9 @@ class DetectConfig:
     terms: Terms | None = None
     """One for all families; by default those fitted per family."""
     alarm: float = 0.6
-    """Probability from which the verdict is `backdoored`; 0 to 1."""
-    doubt: float = 0.35
-    """Probability from which a class is suspect and the verdict at least `inconclusive`; 0 to 1."""
+    """Probability from which the verdict is `backdoored`, and a class suspect; 0 to 1."""
+    doubt: float = 0.4
+    """Probability from which the verdict is not `clean`, and the likeliest class suspect; 0 to 1."""
 
 
 PLAIN = DetectConfig(
@@ -144,18 +146,31 @@ def probabilities(found: Features, terms: Terms) -> Float[Tensor, " k"]:
 
 
 def detect(
-    inversions: Sequence[Inversion], names: tuple[str, ...], shape: tuple[int, int, int], config: DetectConfig
+    inversions: Sequence[Inversion],
+    names: tuple[str, ...],
+    shape: tuple[int, int, int],
+    config: DetectConfig,
+    *,
+    pairs: Inversion | None = None,
 ) -> Finding:
     """Verdict on the sizes of the triggers synthesised for k classes, in one or more families.
 
-    With one class nothing can be compared; with two, the median lies between them and mostly the gap
-    speaks; equal sizes have index 0. The most suspect class in the family that suspects it most decides.
+    `pairs` are triggers for one source and one target each. With one class nothing can be compared; with
+    two, the median lies between them and mostly the gap speaks; equal sizes have index 0. Each kind of
+    trigger gives every class a probability; the model is clean if no kind has found a target (noisy or).
     """
     found = [features(inversion, shape, config) for inversion in inversions]
-    terms = [config.terms or fitted()[f.inversion.family] for f in found]
+    terms = [config.terms or fitted()[0][f.inversion.family] for f in found]
     chance = torch.stack([probabilities(f, t) for f, t in zip(found, terms, strict=True)])
-    best = chance.argmax(0)
     shown = found[int(chance.amax(1).argmax())]
+    paired = pair_features(pairs, shape, config.inverted) if pairs else None
+    kinds = [f.inversion.family for f in found]
+    if paired:
+        chance = torch.cat([chance, _by_pair(paired, shown.inversion.targets)[None]])
+        kinds.append(PAIR)
+    best = chance.argmax(0)
+    probability = 1 - (1 - chance.amax(1)).prod().item()
+    top = int(chance.amax(0).argmax())
     p_values = family_wise_p_values(shown.index, log=config.log_sizes, floor=config.spread_floor)
     classes = tuple(
         ClassFinding(
@@ -166,31 +181,66 @@ def detect(
             p_value=p_values[i].item(),
             success=shown.inversion.success[i].item(),
             inverted=bool(shown.inverted[i]),
-            suspect=chance[best[i], i].item() >= config.doubt,
-            best=found[int(best[i])].inversion.family,
+            suspect=chance[best[i], i].item() >= config.alarm or (i == top and probability >= config.doubt),
+            best=kinds[int(best[i])],
             probability=chance[best[i], i].item(),
-            evidence=_evidence(found, chance, i),
+            evidence=_evidence(found, paired, chance[:, i], i, target),
         )
         for i, target in enumerate(shown.inversion.targets)
     )
-    return _judge(classes, shown, config)
+    return _judge(classes, probability, shown, paired, names, config)
 
 
-def _evidence(found: list[Features], chance: Tensor, i: int) -> dict[str, float]:
+def _by_pair(paired: PairFeatures, targets: tuple[int, ...]) -> Float[Tensor, " k"]:
+    """Per class, that it is the target of a source-specific or of an all-to-all backdoor."""
+    specific, every = pair_probabilities(paired, fitted()[1])
+    matched = {paired.inversion.targets[i] for i in paired.matching}
+    chances = [max(specific * (t == paired.leader), every * (t in matched)) for t in targets]
+    return torch.tensor(chances, dtype=torch.float64)
+
+
+def _evidence(
+    found: list[Features],
+    paired: PairFeatures | None,
+    chance: Float[Tensor, " families"],
+    i: int,
+    target: int,
+) -> dict[str, float]:
     evidence: dict[str, float] = {}
-    for f, probability in zip(found, chance, strict=True):
+    for f, probability in zip(found, chance, strict=False):
         name, inversion = f.inversion.family, f.inversion
         evidence |= {
             f"{name} size": inversion.size[i].item(),
             f"{name} success": inversion.success[i].item(),
             f"{name} score": f.index[i].item(),
             f"{name} gap": f.gap[i].item(),
-            f"{name} probability": probability[i].item(),
+            f"{name} level": f.level[i].item(),
+            f"{name} probability": probability.item(),
+        }
+    if paired and target in paired.smallest:
+        pair = paired.smallest[target]
+        evidence |= {
+            f"{PAIR} source": float(paired.inversion.sources[pair]),
+            f"{PAIR} size": paired.inversion.size[pair].item(),
+            f"{PAIR} probability": chance[-1].item(),
+        }
+    if paired and target == paired.leader:
+        evidence |= {
+            f"{PAIR} gap": paired.gap,
+            f"{PAIR} level": paired.level,
+            f"{PAIR} matching level": paired.matching_level,
         }
     return evidence
 
 
-def _judge(classes: tuple[ClassFinding, ...], shown: Features, config: DetectConfig) -> Finding:
+def _judge(
+    classes: tuple[ClassFinding, ...],
+    probability: float,
+    shown: Features,
+    paired: PairFeatures | None,
+    names: tuple[str, ...],
+    config: DetectConfig,
+) -> Finding:
     family = shown.inversion.family
     if len(classes) < 2:
         reason = "one class alone cannot be compared with others"
@@ -199,19 +249,14 @@ def _judge(classes: tuple[ClassFinding, ...], shown: Features, config: DetectCon
     if failed == len(classes):
         reason = "no class could be inverted: no trigger of any kind sends images to any class"
         return Finding("inconclusive", 0.5, (reason,), classes, family)
-    first = max(classes, key=lambda c: (c.evidence[f"{family} probability"], -c.size))
-    others = sorted(c.size for c in classes if c is not first and c.inverted)
-    unit = FAMILIES[family].unit()
-    against = f"the next class needs {others[0]:.1f}" if others else "no other class could be reached so"
-    reasons = [
-        f"class {first.name!r} needs {_named(family)} trigger of {first.size:.1f} {unit}, {against}; "
-        f"outlier index {first.log_size_score:.1f}"
-    ]
+    reasons = [_size_reason(classes, family)]
     if failed:
         reasons.append(f"{failed} of {len(classes)} classes could not be reached by {family} triggers")
     if len(classes) == 2:
         reasons.append("with two classes only the gap between their sizes can be judged")
-    probability = max(c.probability for c in classes)
+    top = max(classes, key=lambda c: c.probability)
+    if paired and top.best == PAIR:
+        reasons.insert(0, _pair_reason(paired, names))
     verdict: Verdict = (
         "backdoored"
         if probability >= config.alarm
@@ -222,52 +267,23 @@ def _judge(classes: tuple[ClassFinding, ...], shown: Features, config: DetectCon
     return Finding(verdict, probability, tuple(reasons), classes, family)
 
 
-def _named(family: str) -> str:
-    return f"{'an' if family[0] in 'aeiou' else 'a'} {family}"
+def _size_reason(classes: tuple[ClassFinding, ...], family: str) -> str:
+    first = max(classes, key=lambda c: (c.evidence[f"{family} probability"], -c.size))
+    others = sorted(c.size for c in classes if c is not first and c.inverted)
+    against = f"the next class needs {others[0]:.1f}" if others else "no other class could be reached so"
+    kind = f"{'an' if family[0] in 'aeiou' else 'a'} {family}"
+    size = f"{first.size:.1f} {FAMILIES[family].unit()}"
+    return (
+        f"class {first.name!r} needs {kind} trigger of {size}, {against}; "
+        f"outlier index {first.log_size_score:.1f}"
+    )
 
 
-def outlier_index(size: Float[Tensor, " k"], *, log: bool, floor: float) -> Float[Tensor, " k"]:
-    """How many spreads each size lies below the median: (median - size) / (1.4826 MAD).
-
-    True medians (the mean of the middle two for an even number). The spread is at least `floor`, which is
-    in log units, or a share of the median for plain sizes. Wang et al. (2019), section IV-B.
-    """
-    value = size.log() if log else size
-    middle = value.quantile(0.5)
-    least = floor if log else floor * middle.abs()
-    spread = torch.clamp_min(1.4826 * (value - middle).abs().quantile(0.5), least)
-    return (middle - value) / spread
-
-
-def gaps(size: Float[Tensor, " k"]) -> Float[Tensor, " k"]:
-    """Per class, the largest step up in log size that separates it, with the classes smaller than it, from
-    the rest: the largest of log s_(j+1) - log s_(j) over ranks j from its own to a third of the classes.
-
-    Zero for classes that are not among the smallest third. Several targets share the step above them.
-    """
-    order = size.argsort()
-    steps = size[order].log().diff()
-    result = torch.zeros_like(size)
-    last = max(1, len(size) // 3)
-    for rank in range(min(last, len(steps))):
-        result[order[rank]] = steps[rank:last].amax()
-    return result
-
-
-def family_wise_p_values(
-    index: Float[Tensor, " k"], *, log: bool, floor: float, draws: int = 4000
-) -> Float[Tensor, " k"]:
-    """Chance that any of k classes of a clean model has at least this index, sizes being log-normal.
-
-    By simulation with a fixed seed, so it knows the number of classes; at least 1 / (draws + 1).
-    The log-normal is an assumption: natural triggers make real clean models worse than that.
-    """
-    generator = torch.Generator().manual_seed(0)
-    scale = 0.35  # spread of log sizes on clean models; matters only for plain sizes and beside the floor
-    value = scale * torch.randn(draws, len(index), generator=generator, dtype=torch.float64)
-    value = value if log else value.exp()
-    middle = value.quantile(0.5, dim=1, keepdim=True)
-    least = torch.full_like(middle, floor) if log else floor * middle.abs()
-    spread = torch.maximum(1.4826 * (value - middle).abs().quantile(0.5, dim=1, keepdim=True), least)
-    highest = ((middle - value) / spread).amax(1)
-    return ((highest[None] >= index[:, None]).sum(1) + 1) / (draws + 1)
+def _pair_reason(paired: PairFeatures, names: tuple[str, ...]) -> str:
+    inversion = paired.inversion
+    named = [
+        f"{names[inversion.sources[i]]!r} to {names[inversion.targets[i]]!r} ({inversion.size[i]:.1f})"
+        for i in paired.matching[:MATCHED]
+    ]
+    unit = FAMILIES[inversion.family].unit()
+    return f"triggers for one source class alone are small in {unit}: {', '.join(named)}"

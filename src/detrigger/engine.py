@@ -12,7 +12,7 @@ import safetensors
 import torch
 from safetensors.torch import load_file, save
 
-from detrigger.invert import Chunk, Map, Tensors
+from detrigger.heats import Chunk, Map, Tensors
 from detrigger.save import write_atomically
 
 

@@ -162,10 +162,13 @@ def _channels_last(net: nn.Module, layer: str) -> bool:
 def layers(model: Classifier) -> tuple[str, ...]:
     """Layers whose neurons can be looked at and pruned, in order of execution, the penultimate last.
 
-    A convolution that feeds a BatchNorm directly is left out: its neurons are those of the BatchNorm.
+    A convolution that feeds a BatchNorm directly is left out: its neurons are those of the BatchNorm. A
+    BatchNorm without weights of its own is left out itself.
     """
     kinds = (nn.Conv2d, nn.Linear, nn.BatchNorm2d, nn.BatchNorm1d)
-    names: dict[nn.Module, str] = {m: n for n, m in model.net.named_modules() if isinstance(m, kinds)}
+    names: dict[nn.Module, str] = {
+        m: n for n, m in model.net.named_modules() if isinstance(m, kinds) and m.weight is not None
+    }
     order: list[str] = []
     outputs: dict[int, str] = {}
 

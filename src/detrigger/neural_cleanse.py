@@ -13,8 +13,9 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from detrigger import measure
+from detrigger.heats import Goal, Progress, check_numbers
 from detrigger.images import Images, split
-from detrigger.invert import Inversion, Progress, check_numbers, sample
+from detrigger.invert import Inversion, sample
 from detrigger.model import Classifier
 from detrigger.trigger import FAMILIES
 
@@ -91,7 +92,7 @@ def neural_cleanse(
     for done, target in enumerate(targets, 1):
         parameters, spent = _search(model, searched, target, config, seed)
         trigger = FAMILIES["patch"].build(parameters, images.shape)
-        others = sample(held_out, target, config.measured, seed)
+        others = sample(held_out, Goal(target), config.measured, seed)
         success.append(measure.success(model, others, trigger, target))
         passes += spent + len(others)
         found.append(parameters)

@@ -13,40 +13,20 @@ from jaxtyping import Int
 from torch import Tensor
 
 from detrigger import fast, measure
-from detrigger.detect import PLAIN, DetectConfig, Finding, detect
+from detrigger.budgets import BUDGETS, Budget
+from detrigger.detect import PLAIN, ClassFinding, DetectConfig, Finding, detect
 from detrigger.errors import DataError, ModelError, UsageError
+from detrigger.heats import InvertConfig, Map, Progress, silent
 from detrigger.images import Images
-from detrigger.invert import Inversion, InvertConfig, Map, Progress, Stage, invert, silent
+from detrigger.invert import Inversion, invert
 from detrigger.model import Classifier, Origin
 from detrigger.neural_cleanse import NeuralCleanseConfig, neural_cleanse
+from detrigger.pairs import PAIR
 from detrigger.trigger import Trigger
 
-Budget = Literal["quick", "standard", "thorough"]
-
-Plan = dict[str, tuple[Stage, ...]]
-"""Heats per family."""
-
-BUDGETS: dict[Budget, Plan] = {
-    "quick": {
-        "patch": (Stage(30, 6), Stage(30, 8, 0.4)),
-        "additive": (Stage(20, 6), Stage(15, 6, 0.3)),
-        "warp": (Stage(20, 6), Stage(15, 6, 0.3)),
-        "colour": (Stage(15, 6), Stage(10, 6, 0.3)),
-    },
-    "standard": {
-        "patch": (Stage(40, 8), Stage(40, 8, 0.4), Stage(50, 16, 0.15)),
-        "additive": (Stage(30, 8), Stage(30, 8, 0.3)),
-        "warp": (Stage(30, 8), Stage(30, 8, 0.3)),
-        "colour": (Stage(20, 8), Stage(20, 8, 0.3)),
-    },
-    "thorough": {
-        "patch": (Stage(100, 16), Stage(100, 32, 0.5), Stage(200, 32, 0.2)),
-        "additive": (Stage(60, 16), Stage(60, 16, 0.5)),
-        "warp": (Stage(60, 16), Stage(60, 16, 0.5)),
-        "colour": (Stage(40, 16), Stage(40, 16, 0.5)),
-    },
-}
-"""What the search may spend; a class costs steps × images image passes in every heat it takes part in."""
+PAIR_CLASSES = range(4, 21)
+"""Numbers of classes at which all pairs are searched, if nothing else was found: with fewer there is
+nothing to compare, with more they cost too much."""
 
 
 @dataclass(frozen=True)
@@ -145,11 +125,14 @@ def scan(
     else:
         inversions = _search(model, images, targets, config, seed, map, progress)
         finding = detect(inversions, model.classes, model.image_shape, DetectConfig())
+        if finding.verdict != "backdoored" and (pairs := _pairs(model, images, targets, config, seed, map)):
+            finding = detect(inversions, model.classes, model.image_shape, DetectConfig(), pairs=pairs)
+            inversions = (*inversions, pairs)
     if inversions and len(targets) < len(model.classes):
         finding = _partial(finding, len(targets), len(model.classes))
     return Scan(
         finding=finding,
-        backdoors=_backdoors(finding, inversions),
+        backdoors=_backdoors(finding, inversions, model, images),
         family=finding.family,
         origin=model.origin,
         classes=model.classes,
@@ -227,7 +210,7 @@ def _search(
     progress: Progress,
 ) -> tuple[Inversion, ...]:
     """Every family of the budget, one after another; they share one measurement of precision."""
-    plan = BUDGETS[config.budget]
+    plan = {family: stages for family, stages in BUDGETS[config.budget].items() if family != PAIR}
     precision = fast.fastest(model, images.x[: InvertConfig.batch], config.precision).precision
     work = {family: sum(s.steps * s.images * s.share for s in stages) for family, stages in plan.items()}
     done, inversions = 0.0, []
@@ -242,23 +225,54 @@ def _search(
     return tuple(inversions)
 
 
-def _backdoors(finding: Finding, inversions: tuple[Inversion, ...]) -> tuple[Backdoor, ...]:
+def _pairs(
+    model: Classifier, images: Images, targets: tuple[int, ...], config: ScanConfig, seed: int, map: Map
+) -> Inversion | None:
+    """Patches for every pair of classes, if there are neither too few nor too many of them."""
+    stages = BUDGETS[config.budget].get(PAIR)
+    present = images.y.unique().tolist()
+    pairs = [(s, t) for s in present for t in targets if s != t]
+    if stages is None or len(targets) not in PAIR_CLASSES:
+        return None
+    settings = InvertConfig(stages=stages, memory=0.7, measured=40, precision=config.precision)
+    sources, goals = (tuple(side) for side in zip(*pairs, strict=True))
+    return invert(model, images, goals, "patch", settings, seed=seed, sources=sources, map=map)
+
+
+def _backdoors(
+    finding: Finding, inversions: tuple[Inversion, ...], model: Classifier, images: Images
+) -> tuple[Backdoor, ...]:
     if finding.verdict == "clean":
         return ()
-    by_family = {inversion.family: inversion for inversion in inversions}
+    searched = {PAIR if inversion.sources else inversion.family: inversion for inversion in inversions}
     found = []
     for suspect in finding.suspects:
-        inversion = by_family[suspect.best]
-        i = inversion.targets.index(suspect.index)
+        inversion = searched[suspect.best]
+        i = _position(inversion, suspect)
+        trigger = inversion.trigger[i]
         found.append(
             Backdoor(
                 target=suspect.index,
-                sources="all",
+                sources=_sources(model, images, trigger, suspect.index) if inversion.sources else "all",
                 family=inversion.family,
-                trigger=inversion.trigger[i],
+                trigger=trigger,
                 size=inversion.size[i].item(),
                 success=inversion.success[i].item(),
                 probability=suspect.probability,
             )
         )
     return tuple(found)
+
+
+def _position(inversion: Inversion, suspect: ClassFinding) -> int:
+    if not inversion.sources:
+        return inversion.targets.index(suspect.index)
+    pair = (suspect.index, int(suspect.evidence[f"{PAIR} source"]))
+    return list(zip(inversion.targets, inversion.sources, strict=True)).index(pair)
+
+
+def _sources(model: Classifier, images: Images, trigger: Trigger, target: int) -> tuple[int, ...]:
+    """Classes of which the trigger sends at least half of the images to the target."""
+    hit = measure.hits(model, images, trigger, target)
+    labels = images.y[images.y != target]
+    return tuple(c for c in labels.unique().tolist() if hit[labels == c].float().mean() >= 0.5)

@@ -91,7 +91,7 @@ def make(order: Order) -> Record:
         "train_loss_end": round(losses[-1], 4),
     }
     save_classifier(Classifier(attacked.net, training.names, shape), order.out / record["weights"])
-    record |= _attack_part(order, attacked)
+    record |= _attack_part(order, attacked, len(training))
     record |= _measured(record, source.test.images(), attacked.planted, order)
     return record | {"recipe": recipe(model, order.plan)}
 
@@ -112,7 +112,7 @@ def prepared(pixels: Pixels, model: ModelPlan) -> Images:
     return Pixels(x, y, pixels.names).images()
 
 
-def _attack_part(order: Order, attacked: Attacked) -> Record:
+def _attack_part(order: Order, attacked: Attacked, images: int) -> Record:
     """What the record says of the attack; triggers that are the same for every image go to files."""
     if not attacked.planted:
         return {}
@@ -133,13 +133,9 @@ def _attack_part(order: Order, attacked: Attacked) -> Record:
         "targets": list(dict.fromkeys(planted.target for planted in attacked.planted)),
         "sources": None if first.sources is None else list(first.sources),
         "triggers": entries,
-        "poison_rate": attacked.poisoned / _training_images(order),
+        "poison_rate": attacked.poisoned / images,
         "poison_detail": {"poisoned": attacked.poisoned, "cover": attacked.covers},
     }
-
-
-def _training_images(order: Order) -> int:
-    return len(prepared(read(order.plan.source(order.model), order.root).train, order.model))
 
 
 def _measured(record: Record, test: Images, planted: tuple[Planted, ...], order: Order) -> Record:

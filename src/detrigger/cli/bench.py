@@ -6,9 +6,14 @@ import time
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 from cyclopts import App, Parameter
+from rich.table import Table
 from rich.text import Text
 
+from detrigger.bench.figures import area_under_curve, brier_score, detection_rate_at
+from detrigger.bench.fit import case, coefficients, left_out
+from detrigger.bench.fit import fit as fit_terms
 from detrigger.bench.plan import read_plan
 from detrigger.bench.processes import processes
 from detrigger.bench.tables import tables
@@ -16,6 +21,8 @@ from detrigger.bench.zoo import ZooConfig, bench_zoo
 from detrigger.bench.zoo_build import build_zoo
 from detrigger.cli.console import progress, show
 from detrigger.cli.results import check_folder
+from detrigger.errors import UsageError
+from detrigger.save import write_atomically
 from detrigger.scan import ScanConfig
 
 ALL = ZooConfig()
@@ -88,3 +95,52 @@ def zoo(
     for table in tables(rows, summary):
         show(table)
     return 0
+
+
+@bench.command
+def fit(cards: tuple[Path, ...], /, *, out: Path, strength: float = 0.5) -> int:
+    """Fit the terms of the verdict on models whose truth is known, and say how good they are on others.
+
+    Parameters
+    ----------
+    cards
+        Folders `cards` that `bench zoo` wrote.
+    out
+        The terms, in the form of coefficients.json.
+    strength
+        Backdoored models whose attack succeeds less often than this are left out: there is little to find.
+    """
+    told = [
+        msgspec.json.decode(path.read_bytes()) for folder in cards for path in sorted(folder.glob("*.json"))
+    ]
+    usable = [card for card in told if card["scan"]["classes"] and not _too_weak(card["truth"], strength)]
+    if len({card["truth"]["backdoored"] for card in usable}) < 2:
+        raise UsageError(
+            f"{len(usable)} usable cards in {', '.join(map(str, cards))}; wanted clean and backdoored"
+        )
+    cases = [case(card) for card in usable]
+    table = Table(box=None, pad_edge=False)
+    for column in ("left out", "models", "AUC", "TPR at FPR 5 %", "Brier score"):
+        table.add_column(column, justify="left" if column == "left out" else "right")
+    for by in ("dataset", "attack"):
+        chance = left_out(cases, by=by)
+        bad = [chance[c.id] for c in cases if c.backdoored]
+        clean = [chance[c.id] for c in cases if not c.backdoored]
+        square = brier_score([chance[c.id] for c in cases], [c.backdoored for c in cases])
+        table.add_row(
+            by,
+            str(len(cases)),
+            f"{area_under_curve(bad, clean):.3f}",
+            f"{detection_rate_at(0.05, bad, clean):.3f}",
+            f"{square:.3f}",
+        )
+    show(table)
+    names = ", ".join(sorted({c.dataset for c in cases}))
+    terms = coefficients(fit_terms(cases), cases, f"bench zoo cards over {names}")
+    write_atomically(out, msgspec.json.format(msgspec.json.encode(terms), indent=2) + b"\n")
+    return 0
+
+
+def _too_weak(truth: dict[str, object], strength: float) -> bool:
+    success = truth.get("asr")
+    return bool(truth["backdoored"]) and isinstance(success, float) and success < strength

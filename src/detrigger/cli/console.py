@@ -13,7 +13,7 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from detrigger.errors import OutputError
-from detrigger.invert import Progress as Callback
+from detrigger.heats import Progress as Callback
 
 PAUSE = 30.0
 """Seconds between lines of progress where there is no terminal to draw a bar on."""

@@ -8,9 +8,9 @@ from rich.table import Table
 from rich.text import Text
 
 from detrigger.attack.methods import ATTACKS
+from detrigger.budgets import BUDGETS
 from detrigger.cli.console import show
 from detrigger.repair.methods import AUTO, METHODS
-from detrigger.scan import BUDGETS
 from detrigger.trigger import FAMILIES
 
 PAPER = "published search and verdict of Wang et al. 2019, for comparison; slow"

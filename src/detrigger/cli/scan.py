@@ -16,8 +16,8 @@ from detrigger.cli.console import emit, progress, show
 from detrigger.cli.inputs import InputFlags, read_inputs
 from detrigger.cli.results import check_folder, made, write_scan
 from detrigger.errors import UsageError
+from detrigger.heats import Chunk, Map, Tensors
 from detrigger.images import Images
-from detrigger.invert import Chunk, Map, Tensors
 from detrigger.model import Classifier
 from detrigger.report.document import document, encode
 from detrigger.report.text import summary

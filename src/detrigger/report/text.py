@@ -17,6 +17,9 @@ from detrigger.report.schema import Document
 ROWS = 15
 """Classes listed at most."""
 
+NO_MODELS = frozenset({"directory", "huggingface", "unknown", "empty", "image"})
+"""Kinds of files in which nothing is looked for."""
+
 LISTED = 40
 """Tensors and imports of a file listed at most."""
 
@@ -35,12 +38,12 @@ def summary(report: Document, *, folder: Path | str | None = None) -> Group:
     if repair and report.cleaning:
         parts.append(_coloured(repair, "bold green" if report.cleaning.repaired else "bold yellow"))
     reasons = [words.printable(reason) for reason in report.reasons]
-    parts.append(_bullets([reason for reason in reasons if reason.rstrip(". ") not in verdict]))
+    parts += _bullets([reason for reason in reasons if reason.rstrip(". ") not in verdict])
     if report.classes:
         parts += [Text(""), *_classes(report)]
     if report.repairs:
         parts += [Text(""), *_repairs(report)]
-    parts += [Text(""), Text(_cost(report))]
+    parts += [Text(""), *_cost(report)]
     if folder is not None:
         parts += [Text(line, overflow="fold") for line in _files(report, folder)]
     return Group(*parts)
@@ -76,26 +79,27 @@ def match_table(match: Match, classes: tuple[str, ...]) -> Group:
 
 def inspection_table(found: Inspection) -> Group:
     """What a file is, what it holds and what it would run."""
-    verdict = "DANGEROUS: opening it with ordinary tools could run code."
-    safe = "SAFE TO READ: nothing in it would run."
     facts = Table.grid(padding=(0, 2))
     for name, value in {
         "File": words.printable(found.path),
-        "Format": f"{found.format}, {found.description}",
+        "Format": f"{found.description} ({found.format})",
         "Size": f"{found.size_bytes:,} bytes",
         "SHA-256": found.sha256 or words.NONE,
-        "Tensors": f"{len(found.tensors):,} with {found.parameters:,} values",
+        "Tensors": f"{len(found.tensors):,} with {found.parameters:,} values"
+        if found.tensors
+        else words.NONE,
     }.items():
         facts.add_row(name, Text(value, overflow="fold"))
-    parts: list[RenderableType] = [
-        _coloured(verdict if found.dangerous else safe, "bold red" if found.dangerous else "bold green"),
-        facts,
-        _bullets([words.printable(sentence) for sentence in found.findings]),
-    ]
+    parts: list[RenderableType] = [_safety(found), Text(""), facts]
+    parts += _bullets([words.printable(sentence) for sentence in found.findings])
     if found.would_run:
         called = [f"{g.name} ({g.member})" if g.member else g.name for g in found.would_run[:LISTED]]
         more = [f"{len(found.would_run) - LISTED} more"] if len(found.would_run) > LISTED else []
-        parts += [Text("Its pickles would import:"), _bullets([words.printable(c) for c in called + more])]
+        parts += [
+            Text(""),
+            Text("Its pickles would import:"),
+            *_bullets([words.printable(c) for c in called + more]),
+        ]
     if found.tensors:
         table = _table("Tensor", "Shape", "Type")
         for name, shape, kind in found.tensors[:LISTED]:
@@ -104,6 +108,14 @@ def inspection_table(found: Inspection) -> Group:
         if len(found.tensors) > LISTED:
             parts.append(Text(f"and {len(found.tensors) - LISTED} more tensors"))
     return Group(*parts)
+
+
+def _safety(found: Inspection) -> Text:
+    if found.dangerous:
+        return _coloured("DANGEROUS: opening it with ordinary tools could run code.", "bold red")
+    if found.format in NO_MODELS:
+        return _coloured("NOT A MODEL FILE: nothing in it was looked into.", "bold yellow")
+    return _coloured("SAFE TO READ: nothing in it would run.", "bold green")
 
 
 def _table(first: str, *others: str) -> Table:
@@ -147,7 +159,7 @@ def _classes(report: Document) -> list[RenderableType]:
 def _repairs(report: Document) -> list[RenderableType]:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
     table.add_column("Round", justify="right")
-    table.add_column("Repair", max_width=20, no_wrap=True, overflow="ellipsis")
+    table.add_column("Repair", max_width=28)
     for heading in ("Accuracy", "Success", "at most"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("")
@@ -166,28 +178,36 @@ def _repairs(report: Document) -> list[RenderableType]:
         for r in report.repairs
         if not r.accepted
     ]
-    return [table, Text(""), _bullets(refused)] if refused else [table]
+    return [table, Text(""), *_bullets(refused)] if refused else [table]
 
 
-def _bullets(lines: list[str]) -> Table:
+def _bullets(lines: list[str]) -> list[Table]:
     grid = Table.grid(padding=(0, 1))
     for line in lines:
         grid.add_row(Text("  *"), Text(line))
-    return grid
+    return [grid] if lines else []
 
 
 def _change(before: float | None, after: float | None) -> str:
     return f"{words.percent(before).removesuffix(' %')} to {words.percent(after)}"
 
 
-def _cost(report: Document) -> str:
-    cost = report.cost
-    return (
-        f"{words.duration(cost.seconds)} ({words.duration(cost.cpu_seconds)} of CPU), "
-        f"{cost.image_passes:,} image passes, {words.printable(cost.device)} "
-        f"{words.printable(cost.precision)}; {report.data.images:,} images, "
-        f"accuracy {words.percent(report.data.accuracy)}; seed {report.seed}"
+def _cost(report: Document) -> list[Text]:
+    cost, data = report.cost, report.data
+    outputs = " The network returns probabilities; their logarithm was used." * bool(
+        report.model.probabilities
     )
+    return [
+        Text(
+            f"Data: {data.images:,} images, accuracy {words.percent(data.accuracy)}, seed {report.seed}."
+            f"{outputs}"
+        ),
+        Text(
+            f"Cost: {words.duration(cost.seconds)} ({words.duration(cost.cpu_seconds)} of CPU), "
+            f"{cost.image_passes:,} image passes, {words.printable(cost.device)} "
+            f"{words.printable(cost.precision)}."
+        ),
+    ]
 
 
 def _files(report: Document, folder: Path | str) -> list[str]:
