@@ -74,12 +74,6 @@ def test_brier_score_and_calibration_error_are_as_worked_out_by_hand() -> None:
     assert figures.calibration_error(bins) == pytest.approx(by_hand)
 
 
-def test_defence_effectiveness_rewards_only_what_falls() -> None:
-    assert figures.defence_effectiveness(0.9, 0.9, 1.0, 0.0) == 1.0
-    assert figures.defence_effectiveness(0.9, 0.8, 1.0, 0.5) == pytest.approx((0.5 - 0.1 + 1) / 2)
-    assert figures.defence_effectiveness(0.8, 0.9, 0.5, 0.9) == 0.5
-
-
 RECORDS = [
     {"id": "a", "attack": "blended", "weak": False, "asr": 1.0, "targets": [3]},
     {"id": "b", "attack": "sig", "weak": True, "asr": 0.4, "targets": [1, 2]},

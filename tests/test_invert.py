@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -13,20 +14,31 @@ from torch import Tensor, nn
 
 from detrigger import invert as module
 from detrigger.errors import DataError, ModelError
+from detrigger.heats import LEAST, Chunk, Goal, InvertConfig, Map, Stage, Tensors
 from detrigger.images import Images
-from detrigger.invert import Chunk, InvertConfig, Tensors, invert
+from detrigger.invert import Inversion, invert
 from detrigger.measure import success
 from detrigger.model import Classifier
 from detrigger.trigger import FAMILIES, Trigger
 from detrigger.trigger.patch import PatchFamily, PatchTrigger
 
 STANDARD = InvertConfig(precision="fp32")
-SHORT = InvertConfig(steps=30, images_per_step=8, precision="fp32")
 EVERY = tuple(range(6))
+
+
+def one_heat(steps: int, images: int = 8, **changed: Any) -> InvertConfig:
+    """In which every class takes part."""
+    return InvertConfig(stages=(Stage(steps, images),), precision="fp32", **changed)
+
+
+SHORT = one_heat(30)
+RACE = InvertConfig(stages=(Stage(30, 8), Stage(10, 8, 0.5), Stage(5, 16, 0.1)), precision="fp32")
 
 
 class Watched:
     """The patch family, keeping the images that triggers are stamped on, one list per trigger."""
+
+    learning_rate = PatchFamily().learning_rate
 
     def __init__(self) -> None:
         self.stamped: list[tuple[int, Tensor]] = []
@@ -45,6 +57,9 @@ class Watched:
 
     def unit(self) -> str:
         return "pixels"
+
+    def typical(self, shape: tuple[int, int, int]) -> float:
+        return PatchFamily().typical(shape)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,7 +141,7 @@ def test_a_class_is_never_searched_or_measured_on_its_own_images(watched: Watche
     truth = planted()
     images = numbered(truth.images)
     targets = (3, 0, 5)
-    invert(truth.model, images, targets, "patch", dataclasses.replace(SHORT, steps=12), seed=0)
+    invert(truth.model, images, targets, "patch", one_heat(12), seed=0)
     used = [set[int](), set[int](), set[int]()]
     for row, x in watched.stamped:
         used[row].update(seen(x, images))
@@ -138,7 +153,7 @@ def test_a_class_is_never_searched_or_measured_on_its_own_images(watched: Watche
 def test_success_is_measured_on_images_that_were_not_searched_on(watched: Watched) -> None:
     truth = planted()
     images = numbered(truth.images)
-    invert(truth.model, images, (1,), "patch", dataclasses.replace(SHORT, steps=12), seed=0)
+    invert(truth.model, images, (1,), "patch", one_heat(12), seed=0)
     searched = {i for _, x in watched.stamped[:12] for i in seen(x, images)}
     measured = {i for _, x in watched.stamped[12:] for i in seen(x, images)}
     assert len(searched) > 40 and len(measured) == 50  # 40 % of 24 images is 10, of five other classes
@@ -147,14 +162,14 @@ def test_success_is_measured_on_images_that_were_not_searched_on(watched: Watche
 
 def test_image_passes_are_the_images_that_were_stamped(watched: Watched) -> None:
     truth = planted()
-    config = dataclasses.replace(SHORT, steps=7, measured=33)
+    config = one_heat(7, measured=33)
     found = invert(truth.model, truth.images, (0, 1, 2, 3), "patch", config, seed=0)
     assert found.image_passes == sum(len(x) for _, x in watched.stamped) == 4 * (7 * 8 + 33)
 
 
 def test_a_class_does_not_depend_on_the_others_in_the_call() -> None:
     truth = planted(targets=(2, 4))
-    config = InvertConfig(steps=70, precision="fp32")
+    config = one_heat(70)
     together = invert(truth.model, truth.images, EVERY, "patch", config, seed=0)
     for target in (1, 2, 5):
         alone = invert(truth.model, truth.images, (target,), "patch", config, seed=0)
@@ -168,7 +183,7 @@ def test_a_class_that_is_done_does_not_go_on_because_others_do() -> None:
     net = copy.deepcopy(truth.model.net)
     net.get_parameter("fc.bias").data[5] = -1000  # no trigger reaches class 5, so it is tried to the end
     model = Classifier(net, truth.model.classes, truth.model.image_shape)
-    config = InvertConfig(steps=200, images_per_step=4, patience=3, precision="fp32")
+    config = one_heat(200, 4, patience=3)
     alone = invert(model, truth.images, (2,), "patch", config, seed=1)
     assert alone.image_passes < 150 * 4
     together = invert(model, truth.images, (2, 5), "patch", config, seed=1)
@@ -181,7 +196,7 @@ def test_a_class_that_is_done_does_not_go_on_because_others_do() -> None:
 
 def test_the_patience_of_a_class_bounds_its_work() -> None:
     truth = planted()
-    config = InvertConfig(steps=400, images_per_step=4, patience=5, precision="fp32")
+    config = one_heat(400, 4, patience=5)
     found = invert(truth.model, truth.images, (2,), "patch", config, seed=0)
     steps = (found.image_passes - 50) / 4
     assert 20 < steps < 300
@@ -189,23 +204,29 @@ def test_the_patience_of_a_class_bounds_its_work() -> None:
 
 def test_a_class_without_a_trigger_is_tried_to_the_end_whatever_the_patience() -> None:
     truth = planted()
-    config = InvertConfig(steps=30, images_per_step=4, patience=2, success=1.01, precision="fp32")
+    config = one_heat(30, 4, patience=2, success=1.01)
     found = invert(truth.model, truth.images, (2,), "patch", config, seed=0)
     assert found.image_passes == 30 * 4 + 50
+
+
+def keeping(chunks: list[Chunk]) -> Map:
+    """The built-in map; every chunk it is given goes to the list."""
+
+    def run(function: Callable[[Chunk], Tensors], todo: Iterable[Chunk], /) -> Iterator[Tensors]:
+        for chunk in todo:
+            chunks.append(chunk)
+            yield function(chunk)
+
+    return run
 
 
 def test_chunks_hold_as_many_classes_as_fit_a_batch_in_their_order() -> None:
     truth = planted()
     chunks: list[Chunk] = []
-
-    def keeping(function: Callable[[Chunk], Tensors], todo: Iterable[Chunk], /) -> Iterator[Tensors]:
-        for chunk in todo:
-            chunks.append(chunk)
-            yield function(chunk)
-
-    config = dataclasses.replace(SHORT, steps=2, batch=16)
-    found = invert(truth.model, truth.images, (5, 0, 3), "patch", config, seed=0, map=keeping)
-    assert chunks == [(5, 0), (3,)] and found.targets == (5, 0, 3)
+    config = one_heat(2, batch=16)
+    found = invert(truth.model, truth.images, (5, 0, 3), "patch", config, seed=0, map=keeping(chunks))
+    assert chunks == [Chunk("patch", 0, (Goal(5), Goal(0))), Chunk("patch", 0, (Goal(3),))]
+    assert found.targets == (5, 0, 3)
 
 
 def test_the_same_seed_gives_the_same_and_another_seed_other_images(watched: Watched) -> None:
@@ -215,8 +236,7 @@ def test_the_same_seed_gives_the_same_and_another_seed_other_images(watched: Wat
     def run(seed: int) -> tuple[Tensor, set[int]]:
         watched.stamped.clear()
         torch.manual_seed(torch.randint(1000, ()).item())  # the global generator must not matter
-        config = dataclasses.replace(SHORT, steps=10)
-        found = invert(truth.model, images, (0, 2), "patch", config, seed=seed)
+        found = invert(truth.model, images, (0, 2), "patch", one_heat(10), seed=seed)
         return found.trigger.mask(), set(seen(watched.stamped[-1][1], images))
 
     (first, measured), (again, measured_again), (other, measured_else) = run(3), run(3), run(4)
@@ -238,23 +258,24 @@ def test_nothing_that_is_given_is_changed() -> None:
 
 @pytest.mark.parametrize("patience", [1000, 1])
 def test_progress_only_rises_and_ends_at_the_total(patience: int) -> None:
-    truth = planted()
-    config = InvertConfig(steps=150, images_per_step=4, batch=8, patience=patience, precision="fp32")
+    truth = planted(classes=10)
+    stages = (Stage(100, 4), Stage(50, 4, 0.5))
+    config = InvertConfig(stages=stages, batch=16, patience=patience, precision="fp32")
     reports: list[tuple[int, int]] = []
     invert(
         truth.model,
         truth.images,
-        (0, 2, 1),
+        tuple(range(10)),
         "patch",
         config,
         seed=0,
         progress=lambda done, total: reports.append((done, total)),
     )
     done, totals = zip(*reports, strict=True)
-    assert set(totals) == {done[-1]} == {2 * 150}
+    assert set(totals) == {done[-1]} == {10 * 100 + 5 * 50}
     assert list(done) == sorted(done)
-    # each step is told, and the end of each chunk; fewer steps if classes stop
-    assert len(done) == 302 if patience == 1000 else len(done) < 290
+    # each step of three and of two chunks is told; fewer if classes stop
+    assert len(done) == 400 if patience == 1000 else len(done) < 390
 
 
 def test_a_search_in_bf16_is_measured_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -263,7 +284,7 @@ def test_a_search_in_bf16_is_measured_in_fp32(monkeypatch: pytest.MonkeyPatch) -
         module.measure, "success", lambda model, images, trigger, target: measured.append(model) or 0.5
     )
     truth = planted()
-    config = dataclasses.replace(STANDARD, steps=3, precision="bf16")
+    config = dataclasses.replace(one_heat(3), precision="bf16")
     found = invert(truth.model, truth.images, (2, 3), "patch", config, seed=0)
     assert found.precision == "bf16" and found.trigger.mask().dtype == torch.float32
     assert len(measured) == 2 and all(model is truth.model for model in measured)
@@ -298,3 +319,114 @@ def test_too_few_images_of_other_classes_to_measure_on_are_an_error() -> None:
     few = truth.images.where(torch.tensor([0, *range(48, 60)]))  # one of class 0, twelve of class 2
     with pytest.raises(DataError, match="no images"):
         invert(truth.model, few, (2,), "patch", SHORT, seed=0)
+
+
+# Races
+
+
+def race(classes: int = 10, config: InvertConfig = RACE, **options: Any) -> Inversion:
+    truth = planted(classes=classes, targets=(2, classes - 3), size=10, per_class=10)
+    return invert(truth.model, truth.images, tuple(range(classes)), "patch", config, seed=0, **options)
+
+
+def test_the_classes_with_the_smallest_triggers_go_on() -> None:
+    found = race(12)
+    assert found.heats.bincount().tolist() == [0, 12 - 6, 6 - LEAST, LEAST]  # a tenth of 12 would be one
+    assert found.early is not None
+    smallest = found.early.argsort()[:6].tolist()
+    assert {i for i, heats in enumerate(found.heats) if heats > 1} == set(smallest)
+    assert {2, 9} <= {i for i, heats in enumerate(found.heats) if heats == 3}
+
+
+def test_a_class_keeps_its_best_trigger_when_it_drops_out_and_while_it_goes_on() -> None:
+    found = race()
+    assert found.early is not None
+    held = found.early.isfinite()
+    out = (found.heats == 1) & held
+    assert out.any() and torch.allclose(found.size[out], found.early[out], rtol=1e-4)
+    on = (found.heats > 1) & held
+    assert bool((found.size[on] <= found.early[on] * 1.0001).all())
+    assert bool((found.size[on] < 0.99 * found.early[on]).any())
+
+
+def test_with_few_classes_all_take_part_in_every_heat() -> None:
+    assert race(LEAST).heats.tolist() == [3] * LEAST
+    assert race(LEAST + 1).heats.bincount().tolist() == [0, 1, 0, LEAST]
+
+
+def test_in_a_race_too_every_image_pass_is_counted(watched: Watched) -> None:
+    found = race(10, dataclasses.replace(RACE, measured=20))
+    steps = 10 * 30 * 8 + 5 * 10 * 8 + LEAST * 5 * 16
+    assert found.image_passes == sum(len(x) for _, x in watched.stamped) == steps + LEAST * 20 + 6 * 5
+
+
+def test_those_who_dropped_out_are_measured_on_fewer_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    counts: dict[int, int] = {}
+
+    def counting(model: Classifier, images: Images, trigger: Trigger, target: int) -> float:
+        assert target not in images.y
+        counts[target] = len(images)
+        return 0.5
+
+    monkeypatch.setattr(module.measure, "success", counting)
+    found = race(10, dataclasses.replace(RACE, measured=24))
+    assert counts == {i: 24 if heats == 3 else 6 for i, heats in enumerate(found.heats.tolist())}
+
+
+def test_a_class_that_no_trigger_reaches_drops_out_first() -> None:
+    truth = planted(classes=8)
+    net = copy.deepcopy(truth.model.net)
+    net.get_parameter("fc.bias").data[[0, 2]] = -1000
+    model = Classifier(net, truth.model.classes, truth.model.image_shape)
+    config = dataclasses.replace(RACE, stages=(Stage(40, 8), Stage(2, 8, 0.75)))
+    found = invert(model, truth.images, tuple(range(8)), "patch", config, seed=0)
+    assert found.heats.tolist() == [1, 2, 1, 2, 2, 2, 2, 2] and found.success[[0, 2]].tolist() == [0, 0]
+    assert found.early is not None
+    assert found.early.isinf().tolist() == [True, False, True, *[False] * 5]
+
+
+def test_of_classes_without_a_trigger_those_that_succeed_more_often_come_first() -> None:
+    inf = float("inf")
+    rows = {
+        "best": torch.tensor([30.0, inf, 5.0, inf, inf]),
+        "success": torch.tensor([0.0, 0.1, 1.0, 0.9, 0.5]),
+    }
+    assert module._order(rows).tolist() == [2, 0, 3, 4, 1]
+
+
+def test_how_classes_are_put_into_chunks_does_not_matter_in_a_race() -> None:
+    chunks: list[Chunk] = []
+    together, apart = race(), race(config=dataclasses.replace(RACE, batch=16), map=keeping(chunks))
+    assert [len(c.goals) for c in chunks] == [2] * 5 + [2, 2, 1] + [1] * 4
+    assert [c.stage for c in chunks] == [0] * 5 + [1] * 3 + [2] * 4
+    assert torch.equal(together.heats, apart.heats)
+    assert torch.allclose(together.size, apart.size, rtol=0.01)
+    assert torch.equal(together.success, apart.success)
+    assert together.image_passes == apart.image_passes
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_is_searched_and_its_size_pressed(family: str) -> None:
+    truth = planted(targets=(), per_class=12)
+    found = invert(truth.model, truth.images, (0, 3), family, one_heat(60), seed=0)
+    assert found.family == family and type(found.trigger) is type(
+        FAMILIES[family].load(found.trigger.tensors())
+    )
+    assert bool(found.size.isfinite().all()) and torch.equal(found.size, found.trigger.size())
+    if family in ("patch", "additive"):  # the others cannot turn one of these templates into another
+        longer = invert(truth.model, truth.images, (0, 3), family, one_heat(120, patience=200), seed=0)
+        assert found.success.amin() > 0.8 and longer.size.sum() < found.size.sum()
+
+
+def test_a_trigger_for_a_pair_is_searched_and_measured_on_images_of_its_source_alone(
+    watched: Watched,
+) -> None:
+    truth = planted()
+    images = numbered(truth.images)
+    found = invert(truth.model, images, (1, 1, 4), "patch", one_heat(10), seed=0, sources=(0, 5, 2))
+    assert (found.targets, found.sources) == ((1, 1, 4), (0, 5, 2))
+    used = [set[int](), set[int](), set[int]()]
+    for row, x in watched.stamped:
+        used[row].update(seen(x, images))
+    assert [images.y[sorted(u)].unique().tolist() for u in used] == [[0], [5], [2]]
+    assert not torch.allclose(found.trigger.mask()[0], found.trigger.mask()[1], atol=0.01)

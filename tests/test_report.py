@@ -105,7 +105,8 @@ def test_the_figures_of_the_scan_are_in_the_report():
         "trigger": "triggers/class_1.safetensors",
         "picture": "triggers/class_1.png",
     }
-    assert told["classes"][1]["evidence"] == {"gap": 2.01, "probability": 0.98}
+    assert told["classes"][1]["evidence"] == {"patch gap": 2.01}
+    assert (told["classes"][1]["best"], told["classes"][1]["probability"]) == ("patch", 0.98)
     assert told["cost"]["image_passes"] == 1_234_567
     assert told["identification"][0]["neurons"][0]["activation_known"] == 7.42
     assert told["model"]["preprocessing"] == {"mean": [0.0], "std": [1.0]}

@@ -82,7 +82,7 @@ def invert(
     def tick(classes: int) -> None:
         nonlocal done
         done += classes
-        progress(min(done, total), total)
+        progress(done, total)
 
     goals = tuple(Goal(t, s) for t, s in zip(targets, sources or (None,) * len(targets), strict=True))
     rows = start(family, goals, images.shape, config, seed)
@@ -101,6 +101,8 @@ def invert(
         for group, result in zip(groups, map(run, chunks), strict=True):
             rows = {name: row.index_copy(0, group, result[name]) for name, row in rows.items()}
         early = rows["best"] if number == 0 else early
+    if done < total:  # classes stopped early, or chunks were taken from an earlier run
+        progress(total, total)
     best = {n.removeprefix("best:"): r.to(images.x) for n, r in rows.items() if n.startswith("best:")}
     trigger = FAMILIES[family].build(best, images.shape)
     passes = int(rows["passes"].sum())

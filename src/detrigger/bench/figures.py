@@ -99,14 +99,6 @@ def calibration_error(bins: Sequence[Bin]) -> float:
     return sum(gaps) / total if total else math.nan
 
 
-def defence_effectiveness(
-    accuracy_before: float, accuracy_after: float, success_before: float, success_after: float
-) -> float:
-    """(max(0, fall of attack success) - max(0, fall of accuracy) + 1) / 2, Zhu et al., 2023; 1 is best."""
-    gain, loss = success_before - success_after, accuracy_before - accuracy_after
-    return (max(0.0, gain) - max(0.0, loss) + 1) / 2
-
-
 def mean(values: Sequence[float | int]) -> float:
     """NaN if there are none."""
     return float(np.mean(values)) if len(values) else math.nan

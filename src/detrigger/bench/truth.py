@@ -14,7 +14,6 @@ import numpy as np
 import torch
 
 from detrigger import measure
-from detrigger.bench.figures import defence_effectiveness
 from detrigger.bench.make import Record
 from detrigger.bench.sealed import Card, Sealed, opened
 from detrigger.errors import DataError
@@ -179,7 +178,9 @@ def _repaired(record: Record, card: Card, given: Sealed, triggers: ModuleType) -
         robust_before=attacked[0][1],
         robust_after=attacked[1][1],
         recall_drop=float((recalls[0] - recalls[1]).nan_to_num(0.0).max()),
-        effectiveness=defence_effectiveness(accuracies[0], accuracies[1], attacked[0][0], attacked[1][0]),
+        effectiveness=measure.defence_effectiveness(
+            accuracies[0], accuracies[1], attacked[0][0], attacked[1][0]
+        ),
     )
 
 
