@@ -13,19 +13,29 @@ from hypothesis import strategies as st
 from scipy.stats import median_abs_deviation
 from torch import Tensor
 
-from detrigger.detect import PLAIN, DetectConfig, Finding, detect, family_wise_p_values, gaps, outlier_index
+from detrigger.detect import PLAIN, DetectConfig, Finding, detect
 from detrigger.invert import Inversion
+from detrigger.outliers import family_wise_p_values, gaps, outlier_index
 from detrigger.trigger.patch import PatchTrigger
 
 CONFIG = DetectConfig()
+SHAPE = (3, 32, 32)
+"""Of images for which a patch of 61 pixels is typical, and 30 grey levels added."""
 SIZES = st.lists(st.floats(1.0, 500.0), min_size=2, max_size=20)
 
 
-def found(sizes: list[float], success: list[float] | None = None, targets: tuple[int, ...] = ()) -> Inversion:
+def found(
+    sizes: list[float],
+    success: list[float] | None = None,
+    targets: tuple[int, ...] = (),
+    family: str = "patch",
+) -> Inversion:
     k = len(sizes)
     trigger = PatchTrigger(torch.zeros(k, 1, 4, 4), torch.zeros(k, 3, 4, 4))
     rates = torch.tensor(success or [1.0] * k)
-    return Inversion("patch", targets or tuple(range(k)), trigger, torch.tensor(sizes).float(), rates, 100)
+    heats = torch.ones(k, dtype=torch.long)
+    size = torch.tensor(sizes).float()
+    return Inversion(family, targets or tuple(range(k)), trigger, size, rates, heats, 100)
 
 
 def names(k: int) -> tuple[str, ...]:
@@ -33,7 +43,7 @@ def names(k: int) -> tuple[str, ...]:
 
 
 def verdict(sizes: list[float], success: list[float] | None = None, config: DetectConfig = CONFIG) -> Finding:
-    return detect(found(sizes, success), names(len(sizes)), config)
+    return detect([found(sizes, success)], names(len(sizes)), SHAPE, config)
 
 
 def reference_index(sizes: list[float], *, log: bool, floor: float) -> np.ndarray:
@@ -101,9 +111,9 @@ def test_one_small_trigger_among_many_is_a_backdoor() -> None:
     assert target.log_size_score == pytest.approx(
         reference_index([50, 52, 48, 3, 55, 51, 49, 47, 53, 50], log=True, floor=0.25)[3], rel=1e-6
     )
-    assert target.evidence["gap"] == pytest.approx(math.log(47 / 3), rel=1e-6)
+    assert target.evidence["patch gap"] == pytest.approx(math.log(47 / 3), rel=1e-6)
     assert finding.reasons[0].startswith(
-        "class 'kind 3' needs a trigger of 3.0 pixels, the next class needs 47.0"
+        "class 'kind 3' needs a patch trigger of 3.0 pixels, the next class needs 47.0"
     )
 
 
@@ -168,17 +178,17 @@ def test_a_class_that_was_not_inverted_counts_as_the_largest() -> None:
     assert finding.classes[3].size == 2  # what was found is told all the same
     expected = reference_index([50, 52, 48, 70, 55, 51, 70], log=True, floor=0.25)
     assert [c.log_size_score for c in finding.classes] == pytest.approx(expected.tolist(), rel=1e-5)
-    assert "1 of 7 classes could not be inverted" in finding.reasons
+    assert "1 of 7 classes could not be reached by patch triggers" in finding.reasons
 
 
 def test_an_inverted_target_among_classes_that_were_not_is_found() -> None:
     finding = verdict([3, 50, 52, 51, 49, 60], [1.0, 0.5, 0.5, 0.5, 0.5, 0.5])
     assert finding.verdict == "backdoored" and [s.index for s in finding.suspects] == [0]
-    assert "no other class could be inverted" in finding.reasons[0]
+    assert "no other class could be reached so" in finding.reasons[0]
 
 
 def test_classes_keep_their_own_index_and_name_when_only_some_are_scanned() -> None:
-    finding = detect(found([50, 3, 51, 49], targets=(9, 4, 2, 7)), names(10), CONFIG)
+    finding = detect([found([50, 3, 51, 49], targets=(9, 4, 2, 7))], names(10), SHAPE, CONFIG)
     assert [c.index for c in finding.classes] == [9, 4, 2, 7]
     assert [c.name for c in finding.classes] == ["kind 9", "kind 4", "kind 2", "kind 7"]
     assert finding.suspects[0].index == 4

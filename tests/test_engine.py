@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,10 +14,18 @@ from planted import planted
 from torch import Tensor
 
 from detrigger.engine import remembered, threads
-from detrigger.invert import Chunk, InvertConfig, Tensors, invert
+from detrigger.heats import Chunk, Goal, InvertConfig, Stage, Tensors
+from detrigger.invert import invert
 
-CHUNKS = [(0, 1), (2,), (3, 4, 5)]
-CONFIG = InvertConfig(steps=15, images_per_step=8, batch=16, precision="fp32")
+
+def chunk(*targets: int, family: str = "patch", stage: int = 0, source: int | None = None) -> Chunk:
+    return Chunk(family, stage, tuple(Goal(t, source) for t in targets))
+
+
+CHUNKS = [chunk(0, 1), chunk(2), chunk(3, 4, 5)]
+CONFIG = InvertConfig(stages=(Stage(15, 8), Stage(10, 16, 0.7)), batch=16, precision="fp32")
+IN_ALL = 3 + 4
+"""Chunks of six classes: pairs, then four alone."""
 
 
 @pytest.fixture
@@ -29,7 +38,7 @@ def cores() -> Iterator[int]:
 
 
 def sums(chunk: Chunk) -> Tensors:
-    return {"sum": torch.tensor([float(sum(chunk))])}
+    return {"sum": torch.tensor([float(sum(goal.target for goal in chunk.goals))])}
 
 
 class Counted:
@@ -102,8 +111,8 @@ def test_a_search_over_threads_gives_the_same_as_one_after_another() -> None:
 def test_what_was_done_before_is_not_done_again(tmp_path: Path) -> None:
     first, second = Counted(), Counted()
     assert values(remembered(map, tmp_path, {"seed": 0})(first, CHUNKS)) == [1, 2, 12]
-    assert values(remembered(map, tmp_path, {"seed": 0})(second, [*CHUNKS, (9,)])) == [1, 2, 12, 9]
-    assert first.called == CHUNKS and second.called == [(9,)]
+    assert values(remembered(map, tmp_path, {"seed": 0})(second, [*CHUNKS, chunk(9)])) == [1, 2, 12, 9]
+    assert first.called == CHUNKS and second.called == [chunk(9)]
 
 
 @pytest.mark.parametrize(
@@ -121,8 +130,18 @@ def test_other_inputs_are_done_anew(changed: dict[str, object], tmp_path: Path) 
 def test_the_same_classes_in_other_chunks_are_done_anew(tmp_path: Path) -> None:
     list(remembered(map, tmp_path, {})(sums, CHUNKS))
     other = Counted()
-    assert values(remembered(map, tmp_path, {})(other, [(0,), (1,), (2,)])) == [0, 1, 2]
-    assert other.called == [(0,), (1,)]
+    assert values(remembered(map, tmp_path, {})(other, [chunk(0), chunk(1), chunk(2)])) == [0, 1, 2]
+    assert other.called == [chunk(0), chunk(1)]
+
+
+@pytest.mark.parametrize("changed", [{"family": "warp"}, {"stage": 1}, {"source": 4}])
+def test_the_same_classes_in_another_family_heat_or_pair_are_done_anew(
+    changed: dict[str, Any], tmp_path: Path
+) -> None:
+    list(remembered(map, tmp_path, {})(sums, CHUNKS))
+    other = Counted()
+    list(remembered(map, tmp_path, {})(other, [chunk(2, **changed)]))
+    assert other.called == [chunk(2, **changed)]
 
 
 @pytest.mark.parametrize("damage", ["empty", "cut", "overwritten"])
@@ -147,13 +166,14 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path: Path) -> None:
     assert rest.called == CHUNKS[2:]
 
 
+@pytest.mark.parametrize(("stop_at", "done_by_then"), [(40, 1), (106, 4)])  # in the first heat, in the second
 @pytest.mark.parametrize("run", [map, threads(2)])
 def test_a_search_that_was_interrupted_ends_like_one_that_was_not(
-    run: Callable[..., Iterator[Tensors]], tmp_path: Path
+    run: Callable[..., Iterator[Tensors]], stop_at: int, done_by_then: int, tmp_path: Path
 ) -> None:
     truth = planted()
 
-    def search(map_: Callable[..., Iterator[Tensors]], stop_at: int = 99) -> Tensor:
+    def search(map_: Callable[..., Iterator[Tensors]], stop_at: int = -1) -> Tensor:
         def progress(done: int, total: int) -> None:
             if done == stop_at:
                 raise KeyboardInterrupt
@@ -165,8 +185,8 @@ def test_a_search_that_was_interrupted_ends_like_one_that_was_not(
         return found.trigger.mask()
 
     with pytest.raises(KeyboardInterrupt):
-        search(remembered(run, tmp_path, {}), stop_at=20)
+        search(remembered(run, tmp_path, {}), stop_at=stop_at)
     kept = list(tmp_path.iterdir())
-    assert kept and (run is not map or len(kept) == 1)
+    assert kept and (run is not map or len(kept) == done_by_then)
     assert torch.equal(search(remembered(run, tmp_path, {})), search(map))
-    assert len(list(tmp_path.iterdir())) == 3
+    assert len(list(tmp_path.iterdir())) == IN_ALL

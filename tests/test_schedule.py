@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from detrigger.schedule import Pressure, press, start
+from detrigger.schedule import Pressure, from_rows, press, rows, start
 
 
 def step(state: Pressure, size: float, success: float, **changed: float) -> tuple[Pressure, bool]:
@@ -112,3 +112,16 @@ def test_the_state_given_is_not_changed() -> None:
         assert torch.equal(value, getattr(state, name))
     with pytest.raises(dataclasses.FrozenInstanceError):
         state.weight = torch.zeros(2)  # type: ignore[misc]
+
+
+def test_searches_can_be_taken_apart_into_rows_and_put_together_again() -> None:
+    state, _ = press(
+        start(3, 1.0), torch.tensor([5.0, 6.0, 7.0]), torch.ones(3), wanted=0.5, rate=2.0, memory=0.1
+    )
+    values = rows(state)
+    assert set(values) == set(vars(state)) and all(len(v) == 3 for v in values.values())
+    parts = [from_rows({name: v[[i]] for name, v in values.items()}) for i in range(3)]
+    joined = from_rows({name: torch.cat([vars(part)[name] for part in parts]) for name in values})
+    assert joined.best.tolist() == [5, 6, 7]
+    assert all(torch.equal(vars(joined)[name], value) for name, value in vars(state).items())
+    assert vars(from_rows(values | {"passes": torch.zeros(3)})).keys() == values.keys()

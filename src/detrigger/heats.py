@@ -99,7 +99,7 @@ class InvertConfig:
     measured: int = 96
     """Held-out images at most, per class of the last heat; a quarter of it for the others."""
     batch: int = 320
-    """Images per forward and backward pass; classes share one."""
+    """Images of up to 64 × 64 pixels per forward and backward pass, which classes share; fewer if larger."""
     precision: fast.Precision = "auto"
     """Of the search: bf16 where that is measured to be faster. Success is always measured in fp32."""
 

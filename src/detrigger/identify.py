@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from detrigger.errors import DataError, UsageError
 from detrigger.images import Images
-from detrigger.measure import BATCH, success
+from detrigger.measure import batches, success
 from detrigger.model import Classifier
 from detrigger.model import layers as all_layers
 from detrigger.trigger import Trigger
@@ -185,8 +185,7 @@ def _mean_activation(
     model: Classifier, x: Float[Tensor, "n c h w"], layer: str, trigger: Trigger | None
 ) -> Float[Tensor, " d"]:
     sums = [
-        model.activations(part if trigger is None else trigger(part)[0], layer).sum(0)
-        for part in x.split(BATCH)
+        model.activations(part if trigger is None else trigger(part)[0], layer).sum(0) for part in batches(x)
     ]
     return torch.stack(sums).sum(0) / len(x)
 

@@ -74,7 +74,8 @@ def invert(
     for it. Raises ModelError for a network whose outputs or gradients are not finite.
     """
     searched, held_out = split(images, (1 - config.held_out, config.held_out), seed=seed)
-    quick = fast.fastest(model, searched.x[: config.batch], config.precision)
+    together = max(1, min(config.batch, config.batch * 64 * 64 // (images.shape[1] * images.shape[2])))
+    quick = fast.fastest(model, searched.x[:together], config.precision)
     counts = [_starters(stage, len(targets)) for stage in config.stages]
     total = sum(stage.steps * n for stage, n in zip(config.stages, counts, strict=True))
     done = 0
@@ -91,7 +92,7 @@ def invert(
     for number, (stage, count) in enumerate(zip(config.stages, counts, strict=True)):
         racing = _order(rows)[:count].sort().values
         heats[racing] += 1
-        at_once = max(1, config.batch // stage.images)
+        at_once = max(1, together // stage.images)
         groups = racing.split(at_once)
         chunks = [Chunk(family, number, tuple(goals[i] for i in group)) for group in groups]
         given = {

@@ -16,7 +16,7 @@ from detrigger.model import Classifier
 from detrigger.trigger import Trigger
 
 BATCH = 256
-"""Images per forward pass where no gradient is needed."""
+"""Images of up to 128 × 128 pixels per forward pass where no gradient is needed; fewer if they are larger."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,16 @@ class Stamped:
     """Given the backdoor's class as they are, without the trigger."""
 
 
+def batches(x: Float[Tensor, "n c h w"]) -> tuple[Tensor, ...]:
+    """The images in parts that fit into memory."""
+    parts: tuple[Tensor, ...] = x.split(max(1, min(BATCH, BATCH * 128 * 128 // (x.shape[2] * x.shape[3]))))
+    return parts
+
+
 def predictions(model: Classifier, x: Float[Tensor, "n c h w"]) -> Int[Tensor, " n"]:
     """Predicted class of each image."""
     with torch.no_grad():
-        return torch.cat([model(part).argmax(1) for part in x.split(BATCH)])
+        return torch.cat([model(part).argmax(1) for part in batches(x)])
 
 
 def accuracy(model: Classifier, images: Images) -> float:
@@ -65,7 +71,7 @@ def recalls(
 def hits(model: Classifier, images: Images, trigger: Trigger, target: int) -> Bool[Tensor, " m"]:
     """For each image not of the target class: is it given the target when stamped with a stack of one?"""
     others = images.x[images.y != target]
-    return torch.cat([predictions(model, trigger(part)[0]) == target for part in others.split(BATCH)])
+    return torch.cat([predictions(model, trigger(part)[0]) == target for part in batches(others)])
 
 
 def success(model: Classifier, images: Images, trigger: Trigger, target: int) -> float:
@@ -80,7 +86,7 @@ def stamped(
     wanted: Int[Tensor, " n"],
 ) -> Stamped:
     """How often a stamp gives images the classes wanted; `images` are those that the backdoor is aimed at."""
-    found = torch.cat([predictions(model, stamp(part)) for part in images.x.split(BATCH)])
+    found = torch.cat([predictions(model, stamp(part)) for part in batches(images.x)])
     plain = predictions(model, images.x)
     success, robust, without = (
         (a == b).float().mean().item() for a, b in ((found, wanted), (found, images.y), (plain, wanted))

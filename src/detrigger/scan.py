@@ -29,6 +29,10 @@ PAIR_CLASSES = range(4, 21)
 nothing to compare, with more they cost too much."""
 
 
+MEASURED = 64
+"""Images on which the speed of each precision is measured."""
+
+
 @dataclass(frozen=True)
 class ScanConfig:
     """What to scan and how hard."""
@@ -173,7 +177,7 @@ def _check(model: Classifier, images: Images, targets: tuple[int, ...]) -> None:
 def _predictions(model: Classifier, images: Images) -> Int[Tensor, " n"]:
     """As `measure.predictions`, for a model that is not known yet to return numbers."""
     with torch.no_grad():
-        logits = torch.cat([model(part) for part in images.x.split(measure.BATCH)])
+        logits = torch.cat([model(part) for part in measure.batches(images.x)])
     if bad := int((~logits.isfinite()).any(1).sum()):
         raise ModelError(
             f"the network returns NaN or infinity for {bad} of {len(images)} images; "
@@ -211,7 +215,7 @@ def _search(
 ) -> tuple[Inversion, ...]:
     """Every family of the budget, one after another; they share one measurement of precision."""
     plan = {family: stages for family, stages in BUDGETS[config.budget].items() if family != PAIR}
-    precision = fast.fastest(model, images.x[: InvertConfig.batch], config.precision).precision
+    precision = fast.fastest(model, measure.batches(images.x)[0][:MEASURED], config.precision).precision
     work = {family: sum(s.steps * s.images * s.share for s in stages) for family, stages in plan.items()}
     done, inversions = 0.0, []
     for family, stages in plan.items():

@@ -74,7 +74,7 @@ def gaps(
     for i, target in enumerate(targets):
         others = images.x[images.y != target]
         shift = torch.zeros(())
-        for part in others.split(measure.BATCH):
+        for part in measure.batches(others):
             stamped = model.activations(triggers[i](part)[0], layer)
             shift = shift + (stamped - model.activations(part, layer)).sum(0)
         per_trigger.append(shift / len(others))

@@ -88,7 +88,7 @@ def linear_head(model: Classifier) -> bool:
 
 def _features(model: Classifier, x: Tensor, head: str) -> tuple[Tensor, Tensor]:
     """What goes into the last layer, and what comes out."""
-    parts = x.split(measure.BATCH)
+    parts = measure.batches(x)
     into, out = (torch.cat([model.activations(p, name) for p in parts]) for name in (head + INPUT, head))
     return into, out
 
