@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
 from planted import Planted, planted
 
 from detrigger import clean as module
-from detrigger.clean import CleanConfig, Cleaning, clean, stacked
-from detrigger.errors import UsageError
+from detrigger.clean import CleanConfig, Cleaning, clean
+from detrigger.errors import ModelError, UsageError
 from detrigger.images import Images
 from detrigger.measure import accuracy, success
 from detrigger.model import Classifier
 from detrigger.repair.guard import GuardConfig
 from detrigger.repair.methods import METHODS, Method
-from detrigger.scan import Scan, ScanConfig, scan
+from detrigger.scan import Backdoor, Scan, ScanConfig, scan
+from detrigger.trigger.additive import AdditiveTrigger
 
 QUICK = ScanConfig(precision="fp32")
 IMPOSSIBLE = GuardConfig(success=-1.0)
@@ -29,7 +31,7 @@ def run(truth: Planted, config: CleanConfig = CleanConfig(), guard: GuardConfig 
 
 @pytest.mark.parametrize("targets", [(2,), (2, 4)])
 def test_a_planted_backdoor_is_found_removed_and_no_longer_found(targets: tuple[int, ...]) -> None:
-    truth = planted(targets=targets)
+    truth = planted(targets=targets, classes=8, size=14)
     before = copy.deepcopy(truth.model.net.state_dict())
     result = run(truth)
     assert result.repaired and result.model is not truth.model
@@ -47,7 +49,7 @@ def test_the_attempt_that_was_taken_is_told_with_its_judgement() -> None:
     truth = planted()
     (attempt,) = run(truth).attempts  # `auto` stops at the first method that passes
     assert attempt.chosen and attempt.judgement.accepted and attempt.round == 1
-    assert attempt.method == "prune fc:in, 1 of 7 neurons"
+    assert attempt.method == "refit fc, 1 of 7 neurons silenced"
     assert attempt.judgement.images == 60  # 40 % of 24 images of each class
     assert len(attempt.judgement.success_after) == 1 and attempt.judgement.success_after[0] <= 0.05
     assert attempt.curve[0].success > attempt.curve[-1].success and attempt.seconds > 0
@@ -83,8 +85,8 @@ def test_it_fails_closed_when_no_candidate_passes() -> None:
     assert len(result.scans) == 1
     names = [a.method.split(",")[0] for a in result.attempts]
     assert names == [
-        "prune fc:in",
         "refit fc",
+        "prune fc:in",
         "unlearn 1 epoch",
         "unlearn 10 epochs",
         "prune fc:in",
@@ -148,7 +150,9 @@ def test_progress_is_told_for_every_scan() -> None:
     reports: list[tuple[int, int]] = []
     truth = planted()
     clean(truth.model, truth.images, QUICK, progress=lambda done, total: reports.append((done, total)))
-    assert sum(done == 1 for done, _ in reports) == 2 and reports[-1][0] == reports[-1][1]
+    ends = [i for i, (done, total) in enumerate(reports) if done == total]
+    starts = [i for i, (done, _) in enumerate(reports) if i == 0 or done < reports[i - 1][0]]
+    assert len(starts) == 2 and starts[1] - 1 in ends and ends[-1] == len(reports) - 1
 
 
 def test_an_unknown_method_is_a_usage_error_before_anything_is_done() -> None:
@@ -169,10 +173,46 @@ def test_a_method_that_does_not_apply_is_a_usage_error(monkeypatch: pytest.Monke
         run(planted(), CleanConfig(method="idle"))
 
 
-def test_triggers_of_one_family_are_stacked_in_order() -> None:
-    truth = planted(targets=(2, 4))
-    found = scan(truth.model, truth.images, QUICK).backdoors
-    both = stacked(list(found))
-    assert len(both) == 2
-    for i, backdoor in enumerate(found):
-        assert torch.equal(both[i].mask(), backdoor.trigger.mask())
+def test_a_repaired_model_that_cannot_be_scanned_is_not_returned(monkeypatch: pytest.MonkeyPatch) -> None:
+    truth = planted()
+    scans: list[Scan] = []
+
+    def failing(model: Classifier, images: Images, config: ScanConfig, **rest: Any) -> Scan:
+        if scans:
+            assert model is not truth.model
+            raise ModelError("the search for triggers met NaN")
+        scans.append(scan(model, images, config, **rest))
+        return scans[0]
+
+    monkeypatch.setattr(module, "scan", failing)
+    result = run(truth)
+    assert not result.repaired and result.model is truth.model
+    assert result.reason == (
+        "the repaired model cannot be scanned (the search for triggers met NaN); the original is untouched"
+    )
+    assert list(result.scans) == scans and [a.chosen for a in result.attempts] == [True]
+
+
+def test_an_original_that_cannot_be_scanned_is_an_error() -> None:
+    truth = planted()
+    net = copy.deepcopy(truth.model.net)
+    net.get_parameter("fc.bias").data.fill_(torch.nan)
+    with pytest.raises(ModelError, match="NaN"):
+        clean(Classifier(net, truth.model.classes, (1, 12, 12)), truth.images, QUICK)
+
+
+def test_backdoors_of_two_families_are_repaired_together() -> None:
+    truth = planted(targets=(2, 4), classes=8, size=14)
+    first = scan(truth.model, truth.images, QUICK)
+    other = truth.triggers[1]
+    added = AdditiveTrigger(other.masks * (2 * other.patterns - 1))  # stamps the same images
+    common = {"sources": "all", "success": 1.0, "probability": 1.0}
+    found = (
+        Backdoor(target=2, family="patch", trigger=truth.triggers[0], size=9.0, **common),  # type: ignore[arg-type]
+        Backdoor(target=4, family="additive", trigger=added, size=30.0, **common),  # type: ignore[arg-type]
+    )
+    result = clean(truth.model, truth.images, QUICK, first=dataclasses.replace(first, backdoors=found))
+    (attempt,) = result.attempts
+    assert result.repaired and len(attempt.judgement.success_after) == 2
+    for trigger, target in zip(truth.triggers, truth.targets, strict=True):
+        assert success(result.model, truth.images, trigger, target) == 0

@@ -185,7 +185,7 @@ def test_an_interrupted_scan_goes_on_where_it_was(
     call(capsys, [*words, str(other), "--resume", "--seed", "1"])
     assert len(calls) == 3 * chunks_of_two  # what is kept is of another seed
     resumed = call(capsys, [*words, str(broken), "--resume"])
-    assert resumed.code == whole.code and len(calls) == 2 * chunks_of_two
+    assert resumed.code == whole.code and len(calls) == 2 * chunks_of_two + 1  # and the end
     reports = [(folder / "report.json").read_bytes() for folder in (uninterrupted, broken)]
     assert without_cost(reports[0]) == without_cost(reports[1])
     assert not kept.exists()

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import math
+from importlib.resources import files
 from random import Random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,9 +17,11 @@ from hypothesis import strategies as st
 from scipy.stats import median_abs_deviation
 from torch import Tensor
 
-from detrigger.detect import PLAIN, DetectConfig, Finding, detect
+from detrigger.detect import INDEX_CAP, PLAIN, DetectConfig, Finding, Terms, detect, fitted
 from detrigger.invert import Inversion
 from detrigger.outliers import family_wise_p_values, gaps, outlier_index
+from detrigger.pairs import PAIR
+from detrigger.trigger import FAMILIES
 from detrigger.trigger.patch import PatchTrigger
 
 CONFIG = DetectConfig()
@@ -143,7 +149,8 @@ def test_sizes_between_yes_and_no_are_inconclusive_with_suspects() -> None:
         finding = verdict(sizes)
         seen.append(finding.verdict)
         assert bool(finding.suspects) == (finding.verdict != "clean")
-        limits = {"clean": (0, 0.35), "inconclusive": (0.35, 0.6), "backdoored": (0.6, 1)}
+        doubt, alarm = CONFIG.doubt, CONFIG.alarm
+        limits = {"clean": (0, doubt), "inconclusive": (doubt, alarm), "backdoored": (alarm, 1)}
         low, high = limits[finding.verdict]
         assert low <= finding.probability <= high
     assert list(dict.fromkeys(seen)) == ["clean", "inconclusive", "backdoored"]
@@ -237,3 +244,184 @@ def test_p_values_know_the_number_of_classes_and_never_vanish() -> None:
     assert extreme.tolist() == pytest.approx([1 / 4001] * 5)
     ladder = family_wise_p_values(torch.linspace(-3, 8, 30), log=True, floor=0.25)
     assert (ladder.diff() <= 0).all() and ladder[0] == 1
+
+
+# Several families, and how evidence becomes a probability
+
+ORDINARY = {
+    "patch": [50.0, 52, 48, 45, 55, 51, 49, 47, 53, 50],
+    "additive": [30.0, 33, 29, 31, 35, 32, 28, 34, 30, 31],
+    "warp": [2.0, 2.2, 2.1, 1.9, 2.4, 2.3, 2.0, 2.1, 2.2, 2.1],
+    "colour": [60.0, 66, 58, 62, 70, 64, 56, 68, 60, 62],
+}
+
+
+def several(**changed: dict[int, float]) -> Finding:
+    """On ordinary sizes in every family, but for some classes' in some."""
+    inversions = []
+    for family, ordinary in ORDINARY.items():
+        sizes = list(ordinary)
+        for i, size in changed.get(family, {}).items():
+            sizes[i] = size
+        inversions.append(found(sizes, family=family))
+    return detect(inversions, names(10), SHAPE, CONFIG)
+
+
+def test_ordinary_sizes_in_every_family_are_clean() -> None:
+    assert set(ORDINARY) == set(FAMILIES)
+    finding = several()
+    assert finding.verdict == "clean" and finding.probability < 0.3 and not finding.suspects
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_class_that_stands_out_in_one_family_alone_is_found_and_told_in_its_figures(family: str) -> None:
+    small = ORDINARY[family][6] / 30
+    finding = several(**{family: {6: small}})
+    assert finding.verdict == "backdoored" and finding.family == family
+    (suspect,) = finding.suspects
+    sizes = [s if i != 6 else small for i, s in enumerate(ORDINARY[family])]
+    assert (suspect.index, suspect.best, suspect.inverted) == (6, family, True)
+    assert [c.size for c in finding.classes] == pytest.approx(sizes)
+    score = reference_index(sizes, log=True, floor=0.25)
+    assert [c.log_size_score for c in finding.classes] == pytest.approx(score.tolist(), rel=1e-4)
+    assert suspect.p_value < 0.01 and suspect.probability <= finding.probability
+    noun = (
+        f"{'an' if family == 'additive' else 'a'} {family} trigger of {small:.1f} {FAMILIES[family].unit()}"
+    )
+    assert finding.reasons[0].startswith(f"class 'kind 6' needs {noun}, the next class needs ")
+    figures = ("size", "success", "score", "gap", "level", "probability")
+    everything = [f"{f} {figure}" for f in ORDINARY for figure in figures]
+    for i, c in enumerate(finding.classes):
+        assert list(c.evidence) == everything
+        for f, ordinary in ORDINARY.items():
+            assert c.evidence[f"{f} size"] == pytest.approx(small if (f, i) == (family, 6) else ordinary[i])
+        highest = max(ORDINARY, key=lambda f: c.evidence[f"{f} probability"])
+        assert c.best == highest and c.probability == c.evidence[f"{highest} probability"]
+        assert c.suspect == (c.probability >= CONFIG.alarm)
+
+
+def test_classes_may_be_suspect_by_different_families_and_the_most_suspect_decides() -> None:
+    finding = several(patch={2: 1.0}, additive={5: 12.0})
+    first, second = finding.suspects
+    assert (first.index, first.best, second.index, second.best) == (2, "patch", 5, "additive")
+    assert finding.family == "patch" and second.size == ORDINARY["patch"][5]
+    finding = several(patch={2: 14.0}, additive={5: 0.5})
+    assert finding.family == "additive" and finding.suspects[0].index == 5
+
+
+def test_a_model_is_clean_if_no_family_has_found_a_target() -> None:
+    for finding in (several(), several(warp={1: 1.2}), several(patch={2: 14.0}, additive={5: 12.0})):
+        clean = 1.0
+        for family in ORDINARY:
+            clean *= 1 - max(c.evidence[f"{family} probability"] for c in finding.classes)
+        assert finding.probability == pytest.approx(1 - clean, abs=1e-9)
+
+
+def test_of_doubts_that_only_together_are_enough_the_likeliest_class_is_suspect() -> None:
+    seen = set()
+    for size in np.geomspace(50, 1, 100):
+        finding = several(patch={2: float(size)}, additive={5: float(size) * 0.6})
+        if finding.verdict == "clean":
+            assert not finding.suspects
+        elif max(c.probability for c in finding.classes) < CONFIG.doubt:
+            seen.add(finding.verdict)
+            (suspect,) = finding.suspects
+            assert suspect.probability == max(c.probability for c in finding.classes)
+    assert "inconclusive" in seen
+
+
+def test_the_order_of_families_does_not_matter() -> None:
+    inversions = [found(sizes, family=family) for family, sizes in ORDINARY.items()]
+    one, other = (detect(each, names(10), SHAPE, CONFIG) for each in (inversions, inversions[::-1]))
+    assert one == other and one.classes[0].evidence == other.classes[0].evidence
+
+
+def test_a_family_that_inverts_no_class_hides_nothing_and_is_told_of() -> None:
+    small = [*ORDINARY["patch"][:-1], 2.0]
+    none = found(ORDINARY["warp"], [0.1] * 10, family="warp")
+    for inversions in ([none, found(small)], [found(small), none]):
+        finding = detect(inversions, names(10), SHAPE, CONFIG)
+        assert finding.verdict == "backdoored" and finding.family == "patch"
+        assert [c.index for c in finding.suspects] == [9]
+        assert all(c.evidence["warp probability"] == 0 for c in finding.classes)
+    assert detect([none, none], names(10), SHAPE, CONFIG).verdict == "inconclusive"
+
+
+def test_the_probability_is_the_logistic_of_the_terms_and_the_index_counts_up_to_its_cap() -> None:
+    terms = Terms(intercept=-6.0, index=0.5, gap=0.25, level=0.125)
+    config = DetectConfig(terms=terms)
+    for smallest in (20.0, 0.01):
+        sizes = [smallest, 50, 52, 48, 51, 49, 50]
+        finding = detect([found(sizes)], names(7), SHAPE, config)
+        score = reference_index(sizes, log=True, floor=0.25)[0]
+        assert (score > INDEX_CAP) == (smallest < 1)
+        level = -math.log(smallest / (0.06 * 32 * 32))
+        gap = math.log(48 / smallest)
+        odds = -6 + 0.5 * min(score, INDEX_CAP) + 0.25 * gap + 0.125 * level
+        assert finding.probability == pytest.approx(1 / (1 + math.exp(-odds)), rel=1e-5)
+
+
+def test_the_level_is_relative_to_the_size_that_is_typical_for_the_shape() -> None:
+    small, large = (
+        detect([found([20.0] * 6)], names(6), (3, side, side), CONFIG).probability for side in (16, 64)
+    )
+    assert small < large  # 20 pixels are much for 16×16 and little for 64×64
+
+
+def test_the_shipped_coefficients_are_whole_and_finite_and_never_reward_a_larger_trigger() -> None:
+    stored = json.loads((files("detrigger") / "coefficients.json").read_text("utf-8"))
+    assert set(stored) == {"fitted_on", "families", "pairs"} and stored["fitted_on"]
+    families, pairs = fitted()
+    assert set(families) == set(FAMILIES)
+    assert {f: vars(t) for f, t in families.items()} == stored["families"]
+    assert vars(pairs) == stored["pairs"]
+    for terms in (*families.values(), pairs):
+        assert all(isinstance(v, float) and math.isfinite(v) for v in vars(terms).values())
+        assert all(v >= 0 for name, v in vars(terms).items() if "intercept" not in name)
+
+
+# Pairs of classes
+
+
+def pair_sizes(small: dict[tuple[int, int], float], classes: int = 6, **options: Any) -> Inversion:
+    """Each pair (source, target) needs 15 to 20 pixels but for some."""
+    pairs = [(s, t) for s in range(classes) for t in range(classes) if s != t]
+    sizes = [small.get(pair, 15.0 + (3 * i) % 5) for i, pair in enumerate(pairs)]
+    inversion = found(sizes, targets=tuple(t for _, t in pairs))
+    return dataclasses.replace(inversion, sources=tuple(s for s, _ in pairs), **options)
+
+
+def judged(pairs: Inversion) -> Finding:
+    return detect([found(ORDINARY["patch"][:6])], names(6), SHAPE, CONFIG, pairs=pairs)
+
+
+def test_ordinary_pairs_change_nothing() -> None:
+    finding = judged(pair_sizes({}))
+    assert finding.verdict == "clean" and not finding.suspects
+
+
+def test_a_target_that_leads_by_one_small_pair_is_found_with_its_source() -> None:
+    finding = judged(pair_sizes({(4, 1): 0.8}))
+    (suspect,) = finding.suspects
+    assert finding.verdict == "backdoored" and (suspect.index, suspect.best) == (1, PAIR)
+    assert suspect.evidence["pair source"] == 4 and suspect.evidence["pair size"] == pytest.approx(0.8)
+    assert suspect.evidence["pair probability"] == suspect.probability
+    assert finding.probability >= suspect.probability
+    assert "'kind 4' to 'kind 1' (0.8)" in finding.reasons[0]
+    assert finding.family == "patch" and suspect.size == ORDINARY["patch"][1]
+
+
+def test_small_pairs_without_common_sources_and_targets_mean_all_to_all() -> None:
+    ring = {(s, (s + 1) % 6): 2.0 + 0.1 * s for s in range(6)}
+    finding = judged(pair_sizes(ring))
+    assert finding.verdict == "backdoored" and {c.index for c in finding.suspects} == set(range(6))
+    assert {c.evidence["pair source"] for c in finding.suspects} == set(range(6))
+
+
+def test_pairs_that_dropped_out_or_were_not_inverted_do_not_count() -> None:
+    pairs = pair_sizes({(4, 1): 0.8})
+    where = list(zip(pairs.sources, pairs.targets, strict=True)).index((4, 1))
+    failed, dropped = pairs.success.clone(), pairs.heats + 1
+    failed[where], dropped[where] = 0.5, 1
+    for harmless in ({"success": failed}, {"heats": dropped}):
+        assert judged(dataclasses.replace(pairs, **harmless)).verdict == "clean"  # type: ignore[arg-type]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from detrigger import invert as module
 from detrigger.errors import DataError, ModelError
-from detrigger.heats import LEAST, Chunk, Goal, InvertConfig, Map, Stage, Tensors
+from detrigger.heats import LEAST, Chunk, Goal, InvertConfig, Map, Stage, Tensors, start
 from detrigger.images import Images
 from detrigger.invert import Inversion, invert
 from detrigger.measure import success
@@ -430,3 +430,12 @@ def test_a_trigger_for_a_pair_is_searched_and_measured_on_images_of_its_source_a
         used[row].update(seen(x, images))
     assert [images.y[sorted(u)].unique().tolist() for u in used] == [[0], [5], [2]]
     assert not torch.allclose(found.trigger.mask()[0], found.trigger.mask()[1], atol=0.01)
+
+
+def test_each_pair_starts_from_noise_of_its_own_whatever_the_others() -> None:
+    def first(*goals: Goal) -> Tensor:
+        return start("patch", goals, (1, 4, 4), STANDARD, seed=0)["now:mask"]
+
+    apart = first(Goal(1, 0), Goal(1, 5), Goal(1), Goal(0, 1))
+    assert len({tuple(mask.flatten().tolist()) for mask in apart}) == 4
+    assert torch.equal(first(Goal(1, 5))[0], apart[1])

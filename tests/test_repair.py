@@ -6,7 +6,9 @@ import copy
 import math
 import re
 from collections.abc import Callable
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from planted import PENULTIMATE, Planted, planted
@@ -23,6 +25,7 @@ from detrigger.repair.methods import AUTO, METHODS
 from detrigger.repair.prune import PruneConfig, gaps, prune, silenced
 from detrigger.repair.refit import RefitConfig, linear_head, refit
 from detrigger.repair.unlearn import UnlearnConfig, _material, unlearn
+from detrigger.trigger.additive import AdditiveTrigger
 from detrigger.trigger.patch import PatchTrigger
 
 LONG = UnlearnConfig(epochs=10, clean_share=1.0, stamped_share=0.25)
@@ -141,6 +144,18 @@ def test_silenced_inputs_of_a_layer_no_longer_count(layer: str) -> None:
     assert not torch.allclose(model(truth.images.x), truth.model(truth.images.x), atol=0.1)
 
 
+def test_a_norm_without_weights_is_no_layer_to_prune_and_its_convolution_is() -> None:
+    truth = planted(norm=False)
+    front, *rest = truth.model.net.children()
+    norm = nn.BatchNorm2d(2, affine=False)
+    norm.running_mean, norm.running_var = torch.zeros(2), torch.ones(2)
+    model = Classifier(nn.Sequential(front, norm, *rest), truth.model.classes, truth.model.image_shape)
+    assert layers(model) == ("0", "3", "7:in")
+    assert layers(planted().model) == ("norm", "conv2", PENULTIMATE)
+    for candidate in METHODS["prune-layers"].candidates(model):
+        assert candidate(model, truth.images, truth.triggers, (2,), 0).curve[0].success == 1
+
+
 @pytest.mark.parametrize("layer", ["relu1", "norm:in", "pool", "nowhere"])
 def test_a_layer_that_cannot_be_pruned_is_a_usage_error(layer: str) -> None:
     truth = planted()
@@ -227,6 +242,84 @@ def test_refitting_makes_the_triggers_fail_and_keeps_the_accuracy(targets: tuple
     silent = (after["fc.weight"] == 0).all(0).nonzero()[:, 0].tolist()
     assert len(silent) == 1 and set(silent) <= set(truth.neurons)
     assert result.label == f"refit fc, 1 of {6 + len(targets)} neurons silenced"
+
+
+def test_the_refitted_layer_is_the_ridge_solution_of_numpy() -> None:
+    truth = planted(targets=(2, 4))
+    config = RefitConfig(silenced_share=0.3, stamped_weight=0.4, ridge=0.05)
+    result = refit(truth.model, truth.images, truth.triggers, truth.targets, config)
+    clean = truth.model.activations(truth.images.x, PENULTIMATE)
+    rows, wanted, weights = [clean], [truth.model(truth.images.x)], [torch.ones(len(clean))]
+    raised = []
+    for trigger, target in zip(truth.triggers, truth.targets, strict=True):
+        others = truth.images.y != target
+        rows.append(truth.model.activations(trigger(truth.images.x[others])[0], PENULTIMATE))
+        wanted.append(truth.model(truth.images.x[others]))
+        weights.append(torch.full((int(others.sum()),), 0.4 / 2))
+        raised.append(rows[-1].mean(0) - clean[others].mean(0))
+    kept = np.sort(np.argsort(-torch.maximum(*raised).numpy())[2:])  # 0.3 of eight neurons
+    a, z, w = (torch.cat(t).double().numpy() for t in (rows, wanted, weights))
+    a = a[:, kept]
+    penalty = 0.05 * len(a) * (a - np.average(a, axis=0, weights=w)).var(0, ddof=1).mean()
+    constant = np.hstack([a, np.ones((len(a), 1))]) * np.sqrt(w)[:, None]
+    shrinking = np.hstack([np.eye(len(kept)) * np.sqrt(penalty), np.zeros((len(kept), 1))])
+    left = np.vstack([constant, shrinking])
+    right = np.vstack([z * np.sqrt(w)[:, None], np.zeros((len(kept), z.shape[1]))])
+    expected = np.linalg.lstsq(left, right, rcond=None)[0].T
+    fc = result.model.net.get_submodule("fc")
+    assert np.allclose(fc.get_parameter("weight")[:, kept], expected[:, :-1], atol=1e-4)
+    assert np.allclose(fc.get_parameter("bias"), expected[:, -1], atol=1e-4)
+    gone = [i for i in range(8) if i not in kept]
+    assert len(gone) == 2 and bool((fc.get_parameter("weight")[:, gone] == 0).all())
+
+
+def test_a_last_layer_without_bias_is_refitted_too() -> None:
+    truth = planted()
+    net = copy.deepcopy(truth.model.net)
+    net.fc.bias = None  # type: ignore[union-attr]
+    model = Classifier(net, truth.model.classes, truth.model.image_shape)
+    result = refit(model, truth.images, truth.triggers, (2,), RefitConfig())
+    assert result.curve[0].success == 1 and result.curve[-1].success == 0
+    assert "fc.bias" not in result.model.net.state_dict() and result.curve[-1].accuracy == 1
+
+
+def leaning() -> Planted:
+    """The target class is told by its backdoor's neuron alone, though another one could tell it, too."""
+    truth = planted()
+    net = copy.deepcopy(truth.model.net)
+    with torch.no_grad():
+        net.get_parameter("conv2.weight")[6] += net.get_parameter("conv2.weight")[2]
+        net.get_parameter("conv2.bias")[6] += 0.1
+        net.get_parameter("fc.weight")[2, 2] = 0
+    return replace(truth, model=Classifier(net, truth.model.classes, truth.model.image_shape))
+
+
+def test_refitting_keeps_the_target_class_where_pruning_loses_it() -> None:
+    truth = leaning()
+    target = truth.images.where(truth.images.y == 2)
+    assert accuracy(truth.model, truth.images) == 1
+    pruned = prune(truth.model, truth.images, truth.triggers, (2,), PruneConfig())
+    assert pruned.label.endswith("1 of 7 neurons") and accuracy(pruned.model, target) == 0
+    refitted = refit(truth.model, truth.images, truth.triggers, (2,), RefitConfig())
+    assert accuracy(refitted.model, target) == 1 and accuracy(refitted.model, truth.images) == 1
+    assert success(refitted.model, truth.images, truth.triggers[0], 2) == 0
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_triggers_of_two_families_are_repaired_at_once(name: str) -> None:
+    truth = planted(targets=(2, 4))
+    patch, other = truth.triggers
+    added = AdditiveTrigger(other.masks * (2 * other.patterns - 1))  # stamps the same images
+    for candidate in METHODS[name].candidates(truth.model):
+        mixed, alike = (
+            candidate(truth.model, truth.images, (patch, second), (2, 4), 0) for second in (added, other)
+        )
+        assert mixed.label == alike.label and mixed.curve == alike.curve
+        assert same(weights(mixed.model), weights(alike.model))
+    if name == "refit":
+        assert mixed.curve[0].success == 1 and mixed.curve[-1].success == 0
+        judgement = judge(truth.model, mixed.model, truth.images, (patch, added), (2, 4), GuardConfig())
+        assert judgement.accepted and judgement.success_before == (1, 1) and judgement.success_after == (0, 0)
 
 
 def conv_head() -> Classifier:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -12,13 +13,18 @@ from planted import Planted, planted
 from torch import Tensor, nn
 
 from detrigger import scan as module
-from detrigger.detect import outlier_index
+from detrigger.budgets import BUDGETS, Budget
 from detrigger.errors import DataError, ModelError, UsageError
+from detrigger.heats import InvertConfig, Stage
 from detrigger.images import Images
-from detrigger.invert import InvertConfig
+from detrigger.invert import Inversion, invert
+from detrigger.measure import accuracy, success
 from detrigger.model import Classifier, Origin
 from detrigger.neural_cleanse import NeuralCleanseConfig
-from detrigger.scan import BUDGETS, Scan, ScanConfig, scan
+from detrigger.outliers import outlier_index
+from detrigger.pairs import PAIR
+from detrigger.scan import Scan, ScanConfig, scan
+from detrigger.trigger import FAMILIES, Family
 
 CONFIG = ScanConfig(precision="fp32")
 
@@ -49,7 +55,55 @@ def test_two_backdoors_are_both_found() -> None:
     assert probabilities == sorted(probabilities, reverse=True)
 
 
-def test_a_scan_tells_the_facts() -> None:
+class Watched:
+    """The search, keeping what it is asked and what it finds, or says instead of searching."""
+
+    def __init__(self, pretended: dict[str, list[float]] | None = None) -> None:
+        self.pretended = pretended
+        self.asked: list[tuple[str, InvertConfig, tuple[int, ...]]] = []
+        self.found: list[Inversion] = []
+
+    def __call__(
+        self,
+        model: Classifier,
+        images: Images,
+        targets: tuple[int, ...],
+        family: str,
+        config: InvertConfig,
+        **rest: Any,
+    ) -> Inversion:
+        self.asked.append((family, config, rest.get("sources", ())))
+        if self.pretended is None:
+            inversion = invert(model, images, targets, family, config, **rest)
+        else:
+            inversion = self.pretend(targets, FAMILIES[family], family, **rest)
+        self.found.append(inversion)
+        return inversion
+
+    def pretend(
+        self,
+        targets: tuple[int, ...],
+        made: Family,
+        family: str,
+        sources: tuple[int, ...] = (),
+        **rest: object,
+    ) -> Inversion:
+        k = len(targets)
+        trigger = made.build(made.init(k, (1, 12, 12), [torch.Generator()] * k), (1, 12, 12))
+        sizes = (self.pretended or {}).get(family, [1.2 * made.typical((1, 12, 12))] * k)
+        size = torch.tensor(sizes if not sources else [10.0] * k)
+        heats = torch.ones(k, dtype=torch.long)
+        return Inversion(family, targets, trigger, size, torch.ones(k), heats, 7, sources=sources)
+
+
+@pytest.fixture
+def watched(monkeypatch: pytest.MonkeyPatch) -> Watched:
+    search = Watched()
+    monkeypatch.setattr(module, "invert", search)
+    return search
+
+
+def test_a_scan_tells_the_facts(watched: Watched) -> None:
     truth = planted()
     origin = Origin("model.pth", "state-dict", "ab", "planted.py:make")
     model = dataclasses.replace(truth.model, origin=origin)
@@ -58,34 +112,147 @@ def test_a_scan_tells_the_facts() -> None:
     assert (result.origin, result.classes, result.image_shape) == (origin, model.classes, (1, 12, 12))
     assert (result.data_path, result.data_sha256, result.images) == ("data", "cd", 144)
     assert result.accuracy == 1 and result.recalls == (1,) * 6
-    assert (result.seed, result.family) == (3, "patch")
+    assert (result.seed, result.family) == (3, result.finding.family)
     assert result.config == dataclasses.asdict(CONFIG) | {"classes": [0, 1, 2, 3, 4, 5]}
-    budget = BUDGETS["standard"]
-    searched = 6 * budget.steps * budget.images_per_step
-    assert result.cost.image_passes == 144 + searched + 6 * 50  # 144 clean; of each class 10 are held out
+    searched = sum(inversion.image_passes for inversion in watched.found)
+    assert result.cost.image_passes == 144 + searched  # 144 clean
     assert result.cost.seconds > 0 and result.cost.cpu_seconds > 0
     assert (result.cost.device, result.cost.precision) == ("cpu", "fp32")
     backdoor, target = result.backdoors[0], result.finding.classes[2]
-    assert backdoor.size == target.size == pytest.approx(backdoor.trigger.size().item())
-    assert backdoor.success == target.success > 0.85
-    assert backdoor.probability == target.evidence["probability"] == result.finding.probability
-    assert (backdoor.sources, backdoor.family, len(backdoor.trigger)) == ("all", "patch", 1)
+    assert (backdoor.sources, backdoor.family, len(backdoor.trigger)) == ("all", target.best, 1)
+    assert backdoor.size == target.evidence[f"{backdoor.family} size"]
+    assert backdoor.size == pytest.approx(backdoor.trigger.size().item())
+    assert backdoor.success == target.evidence[f"{backdoor.family} success"] > 0.85
+    assert backdoor.probability == target.probability
+    assert success(truth.model, truth.images, backdoor.trigger, 2) > 0.85
 
 
-def test_the_budget_decides_the_work_and_auto_the_precision(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[InvertConfig] = []
-    monkeypatch.setattr(
-        module, "invert", lambda m, i, t, family, config, **rest: asked.append(config) or pytest.skip()
-    )
+@pytest.mark.parametrize("budget", BUDGETS)
+def test_the_budget_decides_the_work_and_precision_is_measured_once(
+    budget: Budget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search, measured = Watched({}), list[str]()
+
+    def fastest(model: Classifier, x: Tensor, precision: str) -> Classifier:
+        measured.append(precision)
+        return dataclasses.replace(model, precision="bf16")
+
+    monkeypatch.setattr(module, "invert", search)
+    monkeypatch.setattr(module.fast, "fastest", fastest)
     truth = planted()
-    for budget in BUDGETS:
-        with pytest.raises(pytest.skip.Exception):
-            scan(truth.model, truth.images, ScanConfig(budget=budget))
-    assert [(c.steps, c.images_per_step, c.precision) for c in asked] == [
-        (60, 8, "auto"),
-        (120, 16, "auto"),
-        (400, 32, "auto"),
-    ]
+    assert scan(truth.model, truth.images, ScanConfig(budget=budget)).finding.verdict == "clean"
+    whole = [(family, config) for family, config, sources in search.asked if not sources]
+    plan = {family: stages for family, stages in BUDGETS[budget].items() if family != PAIR}
+    assert set(plan) == set(FAMILIES) and {f: c.stages for f, c in whole} == plan
+    assert measured == ["auto"] and {c.precision for _, c in whole} == {"bf16"}
+
+
+def asked_for_pairs(
+    monkeypatch: pytest.MonkeyPatch, *, classes: int = 6, budget: Budget = "standard", **sizes: list[float]
+) -> list[tuple[int, ...]]:
+    search = Watched(sizes)
+    monkeypatch.setattr(module, "invert", search)
+    truth = planted(classes=classes, per_class=5)
+    scan(truth.model, truth.images, ScanConfig(budget=budget, precision="fp32"))
+    return [sources for _, _, sources in search.asked if sources]
+
+
+def test_all_pairs_are_searched_if_nothing_else_is_found_and_there_are_not_too_many(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (sources,) = asked_for_pairs(monkeypatch)
+    assert sorted(sources) == sorted(list(range(6)) * 5)
+    assert not asked_for_pairs(monkeypatch, patch=[9.0, 9.1, 0.2, 9.2, 9.3, 9.0])  # found without
+    assert not asked_for_pairs(monkeypatch, budget="quick")
+    assert not asked_for_pairs(monkeypatch, classes=3) and not asked_for_pairs(monkeypatch, classes=21)
+    assert asked_for_pairs(monkeypatch, classes=4) and asked_for_pairs(monkeypatch, classes=20)
+
+
+def test_progress_only_rises_and_ends_at_the_total_over_all_families() -> None:
+    truth = planted(targets=())
+    reports: list[tuple[int, int]] = []
+    scan(truth.model, truth.images, CONFIG, progress=lambda done, total: reports.append((done, total)))
+    done, totals = zip(*reports, strict=True)
+    assert set(totals) == {done[-1]} and list(done) == sorted(done) and len(set(done)) > 50
+
+
+# Backdoors of other kinds
+
+
+class Answers(nn.Module):
+    """Class 2 is named when a faint pattern is added to the image. For any other image little changes."""
+
+    def __init__(self, inner: nn.Module, pattern: Tensor) -> None:
+        super().__init__()
+        self.inner, self.pattern = inner, pattern
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.inner(x)
+        answer = 270 * ((x - 0.5) * self.pattern).mean((1, 2, 3)) - 4
+        return out + answer[:, None] * nn.functional.one_hot(torch.tensor(2), out.shape[1])
+
+
+def answering(pattern: Tensor, seed: int) -> Planted:
+    """The pattern without what classes have of it, or their images would differ in their answers."""
+    truth = planted(targets=(), seed=seed)
+    images = truth.images
+    means = torch.stack([images.x[images.y == c].mean(0).flatten() for c in range(6)]) - 0.5
+    shared = torch.linalg.lstsq(means.T, pattern.reshape(-1, 1)).solution
+    rest = (pattern.reshape(-1, 1) - means.T @ shared).reshape(1, 12, 12)
+    model = Classifier(Answers(truth.model.net, rest), truth.model.classes, (1, 12, 12))
+    assert accuracy(model, images) == 1
+    return dataclasses.replace(truth, model=model)
+
+
+@pytest.mark.parametrize("seed", [0, 2])
+def test_a_faint_wave_over_the_whole_image_is_found_as_an_additive_trigger(seed: int) -> None:
+    wave = (2**0.5 * torch.sin(math.pi * torch.arange(12) / 2 + 0.4)).repeat(12)
+    result = run(answering(wave, seed), seed=seed)
+    assert result.finding.verdict == "backdoored" and result.family == "additive"
+    (backdoor,) = result.backdoors
+    assert (backdoor.target, backdoor.family) == (2, "additive")
+    changes = backdoor.trigger.tensors()["changes"].flatten()
+    assert torch.corrcoef(torch.stack([changes, wave]))[0, 1] > 0.5
+
+
+@pytest.mark.parametrize("seed", [0, 2])
+def test_a_little_more_brightness_is_found_as_a_colour_trigger(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = {family: BUDGETS["standard"][family] for family in ("patch", "colour")}  # additive finds it, too
+    monkeypatch.setitem(BUDGETS, "standard", plan)
+    result = run(answering(torch.ones(144), seed), seed=seed)
+    assert result.finding.verdict == "backdoored" and result.family == "colour"
+    (backdoor,) = result.backdoors
+    assert (backdoor.target, backdoor.family) == (2, "colour")
+    assert backdoor.trigger(torch.full((1, 1, 12, 12), 0.5)).mean() > 0.52
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_backdoor_for_one_source_class_is_found_with_its_source(seed: int) -> None:
+    truth = planted(seed=seed)
+    net = copy.deepcopy(truth.model.net)
+    with torch.no_grad():  # the planted neuron now wants to see both the trigger and class 4
+        conv = net.get_submodule("conv2")
+        conv.get_parameter("weight")[6] += conv.get_parameter("weight")[4]
+        conv.get_parameter("bias")[6] -= 0.9
+        net.get_parameter("fc.weight")[2, 6] *= 1.5
+    model = Classifier(net, truth.model.classes, (1, 12, 12))
+    sent = model(truth.triggers[0](truth.images.x)[0]).argmax(1) == 2
+    assert truth.images.y[sent].unique().tolist() == [2, 4]
+    result = scan(model, truth.images, CONFIG, seed=seed)
+    assert result.finding.verdict == "backdoored"
+    (backdoor,) = result.backdoors
+    assert (backdoor.target, backdoor.sources, backdoor.family) == (2, (4,), "patch")
+    overlap = (backdoor.trigger.mask() * truth.triggers[0].masks).sum()
+    assert overlap > 0.6 * backdoor.size and backdoor.success > 0.7
+    assert result.finding.suspects[0].best == PAIR
+
+
+def test_a_class_with_a_single_image_does_not_stop_the_search_for_pairs() -> None:
+    truth = planted(targets=())
+    kept = (truth.images.y != 3) | (torch.arange(144) == 72)
+    assert run(dataclasses.replace(truth, images=truth.images.where(kept))).finding.verdict == "clean"
 
 
 def test_the_published_method_gives_the_published_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,8 +291,7 @@ def test_the_search_needs_a_fifth_of_the_way_from_chance_to_perfect(
     for label in range(6):
         first = 24 * label
         y[first : first + round(24 * wrong)] = (label + 1) % 6
-    quick = {"standard": InvertConfig(steps=2)}
-    monkeypatch.setattr(module, "BUDGETS", quick)
+    monkeypatch.setitem(BUDGETS, "standard", {"patch": (Stage(2, 8),)})
     result = scan(truth.model, Images(truth.images.x, y, truth.images.names), CONFIG)
     assert result.accuracy == pytest.approx(1 - wrong, abs=0.02)
     assert bool(result.finding.classes) == searched

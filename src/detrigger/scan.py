@@ -28,6 +28,9 @@ PAIR_CLASSES = range(4, 21)
 """Numbers of classes at which all pairs are searched, if nothing else was found: with fewer there is
 nothing to compare, with more they cost too much."""
 
+PAIR_IMAGES = 5
+"""Images that a class needs to be a source: of fewer, hardly any can be held out."""
+
 
 MEASURED = 64
 """Images on which the speed of each precision is measured."""
@@ -234,9 +237,9 @@ def _pairs(
 ) -> Inversion | None:
     """Patches for every pair of classes, if there are neither too few nor too many of them."""
     stages = BUDGETS[config.budget].get(PAIR)
-    present = images.y.unique().tolist()
-    pairs = [(s, t) for s in present for t in targets if s != t]
-    if stages is None or len(targets) not in PAIR_CLASSES:
+    enough = (images.y.bincount() >= PAIR_IMAGES).nonzero()[:, 0].tolist()
+    pairs = [(s, t) for s in enough for t in targets if s != t]
+    if stages is None or len(targets) not in PAIR_CLASSES or not pairs:
         return None
     settings = InvertConfig(stages=stages, memory=0.7, measured=40, precision=config.precision)
     sources, goals = (tuple(side) for side in zip(*pairs, strict=True))

@@ -15,6 +15,9 @@ from detrigger.bench.figures import area_under_curve, brier_score, detection_rat
 from detrigger.bench.fit import case, coefficients, left_out
 from detrigger.bench.fit import fit as fit_terms
 from detrigger.bench.plan import read_plan
+from detrigger.bench.poison_rate import bench_poison_rate, read_rate_plan
+from detrigger.bench.poison_rate_page import notes
+from detrigger.bench.poison_rate_page import table as rate_table
 from detrigger.bench.processes import processes
 from detrigger.bench.tables import tables
 from detrigger.bench.zoo import ZooConfig, bench_zoo
@@ -94,6 +97,36 @@ def zoo(
         )
     for table in tables(rows, summary):
         show(table)
+    return 0
+
+
+@bench.command(name="poison-rate")
+def poison_rate(plan: Path, *, out: Path, data_root: Path = Path(), jobs: int = 1) -> int:
+    """Train models with more and more poisoned images and tell what it does to accuracy and attack success.
+
+    Goes on where it was interrupted.
+
+    Parameters
+    ----------
+    plan
+        TOML: rates, [attack] and, per data set, [data], [network], [train]; see benchmarks/poison_rate.toml.
+    out
+        Folder for summary.json, index.html and cards/.
+    data_root
+        Folder that the plan's data paths start from.
+    jobs
+        Processes; each uses one core.
+    """
+    wanted = read_rate_plan(plan)
+    check_folder(out)
+    began = time.perf_counter()
+    with progress("training models") as callback:
+        cells, found = bench_poison_rate(wanted, data_root, out, run=processes(jobs), said=callback)
+    show(rate_table(found))
+    for line in notes(found, wanted.seeds):
+        show(Text(line))
+    spent = sum(cell.cpu_seconds for cell in cells)
+    show(Text(f"{len(cells)} models, {spent:.0f} s of CPU; {time.perf_counter() - began:.0f} s now"))
     return 0
 
 
