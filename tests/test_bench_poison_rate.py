@@ -15,7 +15,7 @@ import pytest
 from scipy import stats
 
 from detrigger.bench import poison_rate as study_of_rates
-from detrigger.bench.poison_rate import RatePlan, bench_poison_rate, make, read_rate_plan
+from detrigger.bench.poison_rate import RatePlan, bench_poison_rate, read_rate_plan
 from detrigger.bench.poison_rate_figures import STUDENT, Cell, Study, difference, sentence, share, study
 from detrigger.bench.poison_rate_page import notes, page
 from detrigger.cli import run
@@ -35,9 +35,9 @@ def pictures(per_class: int, seed: int) -> tuple[np.ndarray[Any, Any], np.ndarra
     """Grey squares: the class is the row in which a bright bar stands."""
     generator = np.random.default_rng(seed)
     y = np.arange(3).repeat(per_class)
-    x = generator.integers(0, 80, (len(y), 28, 28), dtype=np.uint8)
+    x = generator.integers(0, 80, (len(y), 16, 16), dtype=np.uint8)
     for image, c in zip(x, y, strict=True):
-        image[4 + 8 * c : 8 + 8 * c, 6:20] = 200
+        image[5 * c + 1 : 5 * c + 4, 1:9] = 200
     return x, y
 
 
@@ -102,7 +102,7 @@ def test_models_of_one_seed_have_one_target_and_seeds_draw_their_own(
 ) -> None:
     targets = {seed: {c.target for c in done[1] if c.seed == seed} for seed in (0, 1)}
     assert all(len(one) == 1 for one in targets.values())
-    assert {c.recipe["seed"] for c in done[1]} == {0, 1}
+    assert targets[0] != targets[1]
 
 
 def test_a_model_is_made_again_only_if_its_card_is_gone_broken_or_of_another_recipe(
@@ -129,13 +129,13 @@ def test_a_model_is_made_again_only_if_its_card_is_gone_broken_or_of_another_rec
 
 
 def test_an_interrupted_study_keeps_what_was_done(root: Path, tmp_path: Path) -> None:
-    def twice(work: Callable[[Any], Any], orders: list[Any], /) -> Any:
-        yield from map(work, orders[:2])
+    def once(work: Callable[[Any], Any], orders: list[Any], /) -> Any:
+        yield from map(work, orders[:1])
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        bench_poison_rate(read_rate_plan(root / "plan.toml"), root, tmp_path, run=twice)
-    assert sorted(p.name for p in tmp_path.rglob("*.*")) == ["dots_0_0.json", "dots_0_1.json"]
+        bench_poison_rate(read_rate_plan(root / "plan.toml"), root, tmp_path, run=once)
+    assert sorted(p.name for p in tmp_path.rglob("*.*")) == ["dots_0_0.json"]
 
 
 def test_intervals_are_those_of_student() -> None:
@@ -273,10 +273,3 @@ def test_the_command_says_the_table_and_the_claim(
     assert "The claim, no significant loss of accuracy below 3 %" in " ".join(said.split())
     assert "6 models" in said
     assert run([*words[:2], str(root / "none.toml"), "--out", str(out)]) == 2
-
-
-def test_the_same_order_makes_the_same_model(root: Path, tmp_path: Path) -> None:
-    plan = read_rate_plan(root / "plan.toml")
-    order = study_of_rates.orders(plan, root, tmp_path)[3]
-    first, second = make(order), make(order)
-    assert dataclasses.replace(first, cpu_seconds=0.0) == dataclasses.replace(second, cpu_seconds=0.0)

@@ -82,9 +82,12 @@ def fit(cases: Sequence[Case]) -> Fitted:
     }
     adam = torch.optim.Adam(raw.values(), lr=0.05)
     labels = torch.tensor([float(c.backdoored) for c in cases], dtype=torch.float64)
+    padded = {
+        kind: _padded([c.figures.get(kind, torch.zeros(0, n)) for c in cases], n) for kind, n in sizes.items()
+    }
     for _ in range(STEPS):
         terms = {kind: _terms(value) for kind, value in raw.items()}
-        chance = torch.stack([probability(c, terms) for c in cases]).clamp(1e-6, 1 - 1e-6)
+        chance = _probability(padded, terms).clamp(1e-6, 1 - 1e-6)
         loss = torch.nn.functional.binary_cross_entropy(chance, labels)
         loss = loss + SHRINK * sum(t[1:].square().sum() for t in terms.values()) / len(cases) ** 0.5
         adam.zero_grad()
@@ -93,18 +96,32 @@ def fit(cases: Sequence[Case]) -> Fitted:
     return {kind: _terms(value).detach() for kind, value in raw.items()}
 
 
+def _padded(rows: Sequence[Tensor], terms: int) -> tuple[Float[Tensor, "cases rows terms"], Tensor]:
+    """Rows of all cases in one tensor, and which of them are real."""
+    longest = max(1, *(len(r) for r in rows))
+    values = torch.zeros(len(rows), longest, terms, dtype=torch.float64)
+    real = torch.zeros(len(rows), longest, dtype=torch.bool)
+    for i, r in enumerate(rows):
+        values[i, : len(r)], real[i, : len(r)] = r, True
+    return values, real
+
+
+def _probability(padded: dict[str, tuple[Tensor, Tensor]], terms: Fitted) -> Float[Tensor, " cases"]:
+    none = torch.ones(())
+    for kind, (values, real) in padded.items():
+        odds = terms[kind][0] + values @ terms[kind][1:]
+        none = none * (1 - odds.masked_fill(~real, -torch.inf).amax(1).sigmoid())
+    return 1 - none
+
+
 def _terms(raw: Tensor) -> Tensor:
     return torch.cat([raw[:1], softplus(raw[1:])])
 
 
-def probability(case: Case, terms: Fitted) -> Float[Tensor, ""]:
+def probability(case: Case, terms: Fitted) -> float:
     """That the model is backdoored."""
-    none = torch.ones((), dtype=torch.float64)
-    for kind, rows in case.figures.items():
-        if len(rows):
-            odds = terms[kind][0] + rows @ terms[kind][1:]
-            none = none * (1 - odds.amax().sigmoid())
-    return 1 - none
+    padded = {kind: _padded([rows], rows.shape[1]) for kind, rows in case.figures.items()}
+    return _probability(padded, terms).item()
 
 
 def left_out(cases: Sequence[Case], *, by: str) -> dict[str, float]:
@@ -124,7 +141,7 @@ def left_out(cases: Sequence[Case], *, by: str) -> dict[str, float]:
     for group in groups.values():
         inside = {c.id for c in group}
         terms = fit([c for c in cases if c.id not in inside])
-        found |= {c.id: probability(c, terms).item() for c in group}
+        found |= {c.id: probability(c, terms) for c in group}
     return found
 
 

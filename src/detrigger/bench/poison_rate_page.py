@@ -127,7 +127,7 @@ def _differences(levels: Sequence[Level]) -> Chart:
         "Against the clean model of the same seed, in percentage points, with 95 % intervals",
         {"accuracy": _marks(tested, lambda level: level.difference, height)},
         tuple(Tick(height(v), points(v)) for v in (-most, -most / 2, 0.0, most / 2, most)),
-        _along(levels),
+        _along(tested),
     )
 
 
