@@ -9,15 +9,17 @@ from collections.abc import Callable, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from rich.console import Console
 from scipy import stats
 
 from detrigger.bench import poison_rate as study_of_rates
 from detrigger.bench.poison_rate import RatePlan, bench_poison_rate, read_rate_plan
 from detrigger.bench.poison_rate_figures import STUDENT, Cell, Study, difference, sentence, share, study
-from detrigger.bench.poison_rate_page import notes, page
+from detrigger.bench.poison_rate_page import notes, page, plot, table
 from detrigger.cli import run
 from detrigger.errors import DataError, InputError, UsageError
 
@@ -185,6 +187,18 @@ def test_shares_and_notes_are_in_words() -> None:
     assert notes(found, 3)[-1].startswith("dots, all rates below 3 % together: -1.00 (-1.00 to -1.00) pp")
 
 
+def test_rows_of_the_table_fit_on_a_line() -> None:
+    cells = [dataclasses.replace(c, success=1.0) for c in grid({0.001: (0.2, 0.4, 0.3)}, dataset="cifar10")]
+    console = Console(width=80)
+    with console.capture() as captured:
+        console.print(table(study(cells, 0.03)))
+    assert [line.rstrip() for line in captured.get().splitlines()] == [
+        "data set  rate         accuracy, %              ASR, %           difference, pp",
+        "cifar10    0 % 80.00 (70.00-90.00) 100.0 (100.0-100.0)",
+        "cifar10  0.1 % 50.00 (40.00-70.00) 100.0 (100.0-100.0) -30.00 (-54.84 to -5.16)",
+    ]
+
+
 class Parsed(HTMLParser):
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -211,6 +225,19 @@ def test_the_page_draws_every_rate_on_a_log_axis_and_loads_nothing() -> None:
     assert [float(str(ranges[0][y]).rstrip("%")) for y in ("y1", "y2")] == pytest.approx([10, 30])
     assert len([m for m in parsed.all("circle", "success") if "%" in str(m["cx"])]) == 4
     assert not {tag for tag, _ in parsed.tags} & {"script", "link", "img", "iframe", "b"}
+
+
+def test_the_picture_is_xml_with_the_charts_of_the_page(done: tuple[Path, list[Cell], Study]) -> None:
+    out, _, found = done
+    picture = ElementTree.parse(out / "plot.svg").getroot()
+    circles = picture.findall(".//{http://www.w3.org/2000/svg}circle")
+    on_page = Parsed((out / "index.html").read_text())
+    assert [c.attrib for c in circles] == [
+        c for t, c in on_page.tags if t == "circle" and "%" in str(c["cx"])
+    ]
+    assert len(circles) == 8
+    assert ElementTree.fromstring(plot(study(grid({0.01: (0.0, 0.1, 0.2)}, dataset="<&>"), 0.03))) is not None
+    assert (out / "plot.svg").read_text() == plot(found)
 
 
 @pytest.mark.parametrize(
@@ -269,7 +296,7 @@ def test_the_command_says_the_table_and_the_claim(
     assert run(words) == 0
     said = capsys.readouterr().out
     assert all(len(line) <= 80 for line in said.splitlines())
-    assert "dots      30 %" in said
+    assert "dots     30 %" in said
     assert "The claim, no significant loss of accuracy below 3 %" in " ".join(said.split())
     assert "6 models" in said
     assert run([*words[:2], str(root / "none.toml"), "--out", str(out)]) == 2

@@ -19,7 +19,7 @@ from detrigger.attack.methods import run as carry_out
 from detrigger.bench import networks
 from detrigger.bench.plan import specified
 from detrigger.bench.poison_rate_figures import STUDENT, Cell, Study, sentence, study
-from detrigger.bench.poison_rate_page import page
+from detrigger.bench.poison_rate_page import page, plot
 from detrigger.bench.processes import Run
 from detrigger.bench.sources import DataPlan, read
 from detrigger.errors import InputError, UsageError
@@ -173,7 +173,7 @@ def bench_poison_rate(
     run: Run,
     said: Callable[[int, int], None] = lambda _done, _all: None,
 ) -> tuple[list[Cell], Study]:
-    """Make the models that have no card with the same recipe yet; write summary.json and index.html.
+    """Make the models that have no card with the same recipe yet; write summary.json, index.html, plot.svg.
 
     `root` is the folder that the plan's paths start from; `said` is called with models made and models to
     make. The cells are in the order of the plan. Raises DataError for data that cannot be used.
@@ -196,6 +196,7 @@ def bench_poison_rate(
     }
     write_atomically(out / "summary.json", _json(written))
     write_atomically(out / "index.html", page(result, plan.seeds).encode())
+    write_atomically(out / "plot.svg", plot(result).encode())
     return cells, result
 
 

@@ -1,4 +1,4 @@
-"""A study of poison rates, shown: a table for a terminal, and one HTML page that needs nothing else."""
+"""A study of poison rates, shown: a table for a terminal, an HTML page that needs nothing else, a picture."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Chart:
 
 def table(found: Study) -> Table:
     """One line per data set and rate."""
-    result = Table(box=None, pad_edge=False)
+    result = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))  # else it is wider than 80 columns
     result.add_column("data set")
     for name in ("rate", "accuracy, %", "ASR, %", "difference, pp"):
         result.add_column(name, justify="right")
@@ -90,12 +90,21 @@ def notes(found: Study, seeds: int) -> list[str]:
 
 
 def page(found: Study, seeds: int) -> str:
-    """The page."""
+    """The page, in HTML."""
+    template = _environment().get_template("poison_rate.html")
+    return template.render(levels=found.levels, charts=_charts(found), notes=notes(found, seeds))
+
+
+def plot(found: Study) -> str:
+    """The charts of the page as one picture, in SVG."""
+    return _environment().get_template("poison_rate.svg").render(charts=_charts(found))
+
+
+def _charts(found: Study) -> list[Chart]:
+    """Two for each data set."""
     datasets = dict.fromkeys(level.dataset for level in found.levels)
     levels = {name: [level for level in found.levels if level.dataset == name] for name in datasets}
-    charts = [chart for name in datasets for chart in (_rates(levels[name]), _differences(levels[name]))]
-    template = _environment().get_template("poison_rate.html")
-    return template.render(levels=found.levels, charts=charts, notes=notes(found, seeds))
+    return [chart for name in datasets for chart in (_rates(levels[name]), _differences(levels[name]))]
 
 
 def _rates(levels: Sequence[Level]) -> Chart:

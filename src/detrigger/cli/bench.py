@@ -111,7 +111,7 @@ def poison_rate(plan: Path, *, out: Path, data_root: Path = Path(), jobs: int = 
     plan
         TOML: rates, [attack] and, per data set, [data], [network], [train]; see benchmarks/poison_rate.toml.
     out
-        Folder for summary.json, index.html and cards/.
+        Folder for summary.json, index.html, plot.svg and cards/.
     data_root
         Folder that the plan's data paths start from.
     jobs
