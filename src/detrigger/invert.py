@@ -47,7 +47,7 @@ class Inversion:
     heats: Int[Tensor, " k"]
     """How many heats each class took part in."""
     image_passes: int
-    precision: str = "fp32"
+    precision: fast.Precision = "fp32"
     """Of the search."""
     sources: tuple[int, ...] = ()
     """One per target, if triggers were to work on one class of images only; empty: on all."""

@@ -132,7 +132,9 @@ def scan(
     else:
         inversions = _search(model, images, targets, config, seed, map, progress)
         finding = detect(inversions, model.classes, model.image_shape, DetectConfig())
-        if finding.verdict != "backdoored" and (pairs := _pairs(model, images, targets, config, seed, map)):
+        if finding.verdict != "backdoored" and (
+            pairs := _pairs(model, images, targets, config.budget, inversions[0].precision, seed, map)
+        ):
             finding = detect(inversions, model.classes, model.image_shape, DetectConfig(), pairs=pairs)
             inversions = (*inversions, pairs)
     if inversions and len(targets) < len(model.classes):
@@ -233,15 +235,21 @@ def _search(
 
 
 def _pairs(
-    model: Classifier, images: Images, targets: tuple[int, ...], config: ScanConfig, seed: int, map: Map
+    model: Classifier,
+    images: Images,
+    targets: tuple[int, ...],
+    budget: Budget,
+    precision: fast.Precision,
+    seed: int,
+    map: Map,
 ) -> Inversion | None:
     """Patches for every pair of classes, if there are neither too few nor too many of them."""
-    stages = BUDGETS[config.budget].get(PAIR)
+    stages = BUDGETS[budget].get(PAIR)
     enough = (images.y.bincount() >= PAIR_IMAGES).nonzero()[:, 0].tolist()
     pairs = [(s, t) for s in enough for t in targets if s != t]
     if stages is None or len(targets) not in PAIR_CLASSES or not pairs:
         return None
-    settings = InvertConfig(stages=stages, memory=0.7, measured=40, precision=config.precision)
+    settings = InvertConfig(stages=stages, memory=0.7, measured=40, precision=precision)
     sources, goals = (tuple(side) for side in zip(*pairs, strict=True))
     return invert(model, images, goals, "patch", settings, seed=seed, sources=sources, map=map)
 

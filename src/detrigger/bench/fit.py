@@ -50,9 +50,9 @@ def case(card: dict[str, Any]) -> Case:
     for leader in leaders:
         e = leader["evidence"]
         if not truth["backdoored"] or leader["index"] in targets:
-            figures[SPECIFIC] = torch.tensor([[e[f"{PAIR} gap"], e[f"{PAIR} level"]]]).double()
+            figures[SPECIFIC] = torch.tensor([[e[f"{PAIR} gap"], e[f"{PAIR} level"]]], dtype=torch.float64)
         if not truth["backdoored"] or not targets:
-            figures[EVERY] = torch.tensor([[e[f"{PAIR} matching level"]]]).double()
+            figures[EVERY] = torch.tensor([[e[f"{PAIR} matching level"]]], dtype=torch.float64)
     attack = truth.get("attack") or "clean"
     return Case(
         f"{card['scan']['model']['sha256'][:12]} {truth['id']}",
@@ -66,7 +66,7 @@ def case(card: dict[str, Any]) -> Case:
 def _rows(evidence: Sequence[dict[str, Any]], family: str) -> Tensor:
     reached = [e for e in evidence if e.get(f"{family} probability")]
     rows = [[min(e[f"{family} score"], INDEX_CAP), e[f"{family} gap"], e[f"{family} level"]] for e in reached]
-    return torch.tensor(rows).double().reshape(-1, 3)
+    return torch.tensor(rows, dtype=torch.float64).reshape(-1, 3)
 
 
 Fitted = dict[str, Float[Tensor, " terms"]]

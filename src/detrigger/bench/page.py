@@ -12,7 +12,6 @@ from types import ModuleType
 import jinja2
 import torch
 
-import detrigger.report
 from detrigger.bench.figures import Bin
 from detrigger.bench.make import Record
 from detrigger.bench.sealed import Card, Sealed
@@ -20,6 +19,7 @@ from detrigger.bench.summary import Figures, Summary
 from detrigger.bench.truth import Row, judge_images
 from detrigger.load import load_trigger
 from detrigger.report import words
+from detrigger.report.html import templates
 from detrigger.report.pictures import png, trigger_png
 
 SIDE = 72
@@ -101,14 +101,7 @@ def _dots(bins: Sequence[Bin]) -> list[Point]:
 
 
 def _environment() -> jinja2.Environment:
-    folders = [Path(__file__).parent, Path(detrigger.report.__file__).parent]
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(folders),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates(Path(__file__).parent)
     environment.filters |= {
         "printable": words.printable,
         "percent": words.percent,

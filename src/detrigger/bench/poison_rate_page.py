@@ -11,7 +11,6 @@ import jinja2
 from rich.table import Table
 from rich.text import Text
 
-import detrigger.report
 from detrigger.bench.poison_rate_figures import (
     Difference,
     Level,
@@ -23,6 +22,7 @@ from detrigger.bench.poison_rate_figures import (
     spread,
     within,
 )
+from detrigger.report.html import templates
 from detrigger.report.words import printable
 
 START = 12.0
@@ -166,13 +166,6 @@ def _places(levels: Sequence[Level]) -> Callable[[float], float]:
 
 
 def _environment() -> jinja2.Environment:
-    folders = [Path(__file__).parent, Path(detrigger.report.__file__).parent]
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(folders),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates(Path(__file__).parent)
     environment.filters |= {"printable": printable, "share": share, "spread": spread, "within": within}
     return environment

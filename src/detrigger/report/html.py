@@ -52,15 +52,20 @@ def page(
     )
 
 
-@cache
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+def templates(*folders: Path) -> jinja2.Environment:
+    """Templates in these folders and beside this file; everything escaped, what is not given is an error."""
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader([*folders, Path(__file__).parent]),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    environment = templates()
     environment.filters |= {
         "printable": words.printable,
         "percent": words.percent,
