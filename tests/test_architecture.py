@@ -18,6 +18,7 @@ LEVELS: tuple[frozenset[str], ...] = tuple(
     frozenset(names.split())
     for names in (
         "errors",
+        "files",
         "model images trigger",
         "measure schedule outliers fast load save",
         "heats",
@@ -47,7 +48,7 @@ TABLES = {"trigger", "repair.methods", "attack.methods", "load"}
 SHARED = {
     "repair": {"repair"},  # the noun that repairs return stands in the package itself
     "attack": {"attack", "attack.poisoning", "attack.patches", "attack.pictures"},
-    "load.inspect": {"load", "load.sniff"},  # a second verb on files, made of the first one's parts
+    "load.inspect": {"load"},  # a second verb on files, made of the first one's parts
 }
 """What the files of a package, or one of them, may import of it all the same."""
 

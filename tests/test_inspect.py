@@ -13,9 +13,9 @@ from nets import NET
 from safetensors.torch import save, save_file
 
 from detrigger.errors import ModelError
-from detrigger.load import sniff
+from detrigger.files.pickles import UNKNOWN, names
+from detrigger.files.sniff import sniff
 from detrigger.load.inspect import inspect_file
-from detrigger.load.pickles import UNKNOWN, names
 
 
 def torchscript(path: Path) -> Path:

@@ -13,8 +13,8 @@ from PIL import Image
 from rich.console import Console, RenderableType
 
 from detrigger.errors import DataError
+from detrigger.files.pickles import Global
 from detrigger.load.inspect import Inspection
-from detrigger.load.pickles import Global
 from detrigger.report import charts, words
 from detrigger.report.document import decode, document, encode, read, restore
 from detrigger.report.html import page

@@ -8,7 +8,8 @@ from nets import NET
 from torch import nn
 
 from detrigger.errors import OutputError, UsageError
-from detrigger.load import read_tensors, sniff
+from detrigger.files.sniff import sniff
+from detrigger.load import read_tensors
 from detrigger.model import Classifier, Origin
 from detrigger.save import check_target, save_classifier, save_trigger, write_atomically
 from detrigger.trigger.patch import PatchTrigger

@@ -13,19 +13,17 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from detrigger.errors import DataError, ModelError, UsageError
+from detrigger.files import pickles, safetensors_header
+from detrigger.files.pickles import Contents, Global
+from detrigger.files.sniff import Format, sniff
 from detrigger.images import Images, take
 from detrigger.load import architecture as architectures
-from detrigger.load import fitting, folder, npz, pickles, pixels, safetensors_file, state_dict
+from detrigger.load import fitting, folder, npz, pixels, safetensors_file, state_dict
 from detrigger.load.architecture import parse_arguments
-from detrigger.load.pickles import Contents, Global
-from detrigger.load.sniff import Format, sniff
 from detrigger.load.trigger_file import load_trigger
 from detrigger.model import Classifier, Origin, Preprocessing
 
 __all__ = [
-    "Contents",
-    "Format",
-    "Global",
     "Weights",
     "contents",
     "listed",
@@ -35,7 +33,6 @@ __all__ = [
     "parse_arguments",
     "read_tensors",
     "sha256",
-    "sniff",
 ]
 
 _PREFIXES = ("module.", "_orig_mod.")
@@ -136,7 +133,7 @@ def contents(path: Path, kind: Format) -> Contents:
 def listed(path: Path, kind: Format) -> tuple[tuple[tuple[str, tuple[int, ...], str], ...], tuple[str, ...]]:
     """Name, shape and type of each tensor of a weights file without unsafe contents, and findings."""
     if kind.name == "safetensors":
-        header = safetensors_file.header(path)
+        header = safetensors_header.header(path)
         return header.tensors, header.findings
     if kind.name not in {"state-dict", "legacy-state-dict"}:
         return (), ()

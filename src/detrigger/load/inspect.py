@@ -6,7 +6,9 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from detrigger.load import Contents, Global, contents, listed, sha256, sniff
+from detrigger.files.pickles import Contents, Global
+from detrigger.files.sniff import sniff
+from detrigger.load import contents, listed, sha256
 
 _PROGRAMS = {
     "torchscript": ("it is a program: torch.jit.load and every use of the model run what is in it",),
