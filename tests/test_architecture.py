@@ -42,12 +42,13 @@ ATTACK_IMPORTS = {"errors", "model", "images", "trigger", "measure"}
 KNOW_ATTACKS = {"attack", "bench", "cli"}
 """Truth about planted triggers stays outside of what looks for them."""
 
-TABLES = {"trigger", "repair.methods", "attack.methods", "load"}
+TABLES = {"trigger", "repair.methods", "attack.methods", "load", "load.data"}
 """Know the files of their package; its other files do not import each other."""
 
 SHARED = {
     "repair": {"repair"},  # the noun that repairs return stands in the package itself
     "attack": {"attack", "attack.poisoning", "attack.patches", "attack.pictures"},
+    "load": {"load.pictures"},  # what listed images are, and how they are decoded
     "load.inspect": {"load"},  # a second verb on files, made of the first one's parts
 }
 """What the files of a package, or one of them, may import of it all the same."""
@@ -62,8 +63,11 @@ ONLY_IN = {
     "PIL": {"load", "report", "bench"},
     "jinja2": {"report", "bench"},
 }
-LAZY = {"timm", "torchvision"}
+LAZY = {"timm", "torchvision", "pyarrow"}
 """Heavy: imported inside a function, when needed."""
+
+TOOLS = {"dev", "docs"}
+"""Extras of which the package itself uses nothing."""
 
 
 def modules() -> dict[str, Path]:
@@ -181,7 +185,9 @@ def test_heavy_packages_are_imported_when_they_are_needed() -> None:
 
 def test_packages_of_others_are_declared_and_declared_ones_are_used() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    declared = {re.split(r"[^\w-]", line)[0] for line in project["dependencies"]}
+    extras = project["optional-dependencies"]
+    lines = project["dependencies"] + [line for name in extras if name not in TOOLS for line in extras[name]]
+    declared = {re.split(r"[^\w-]", line)[0] for line in lines}
     used = set().union(*(foreign(tree(path)) for path in MODULES.values()))
     assert {"pillow" if name == "PIL" else name for name in used} == declared
 

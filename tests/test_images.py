@@ -9,10 +9,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from jaxtyping import config
-from torch import Tensor
 
 from detrigger.errors import DataError
-from detrigger.images import Images, split, take
+from detrigger.images import LEAST, Images, drawn, split
 
 
 @pytest.fixture
@@ -114,17 +113,24 @@ def test_a_split_with_an_empty_part_is_refused() -> None:
         split(labelled([2, 2]), (0.9, 0.1), seed=0)
 
 
-def test_take_draws_at_most_so_many_of_each_class() -> None:
-    images = labelled([5, 2, 9])
-    some = take(images, 4, seed=0)
-    assert torch.bincount(some.y).tolist() == [4, 2, 4]
-    assert len(positions(some)) == 10
-    assert positions(some) == positions(take(images, 4, seed=0))
-    assert positions(some) != positions(take(images, 4, seed=1))
+def test_at_most_so_many_of_each_class_are_drawn() -> None:
+    labels = torch.tensor([2, 0, 0, 1, 2, 2, 0, 0, 2, 1, 2, 0, 2, 2, 2, 2])
+    some = drawn(labels, per_class=4, seed=0)
+    assert labels[some].bincount().tolist() == [4, 2, 4]
+    assert some.tolist() == sorted(set(some.tolist())) == drawn(labels, per_class=4, seed=0).tolist()
+    assert some.tolist() != drawn(labels, per_class=4, seed=1).tolist()
+    assert drawn(labels, seed=0).tolist() == drawn(labels, in_all=16, seed=0).tolist() == list(range(16))
 
 
-def test_take_draws_each_image_about_equally_often() -> None:
-    images = labelled([6])
-    seen: list[Tensor] = [take(images, 3, seed=s).x.flatten() for s in range(200)]
-    often = torch.unique(torch.cat(seen), return_counts=True)[1]
+def test_each_image_is_drawn_about_equally_often() -> None:
+    seen = torch.cat([drawn(torch.zeros(6, dtype=torch.long), per_class=3, seed=s) for s in range(200)])
+    often = seen.bincount()
     assert len(often) == 6 and int(often.min()) > 70 and int(often.max()) < 130
+
+
+def test_a_limit_in_all_is_shared_by_the_classes_or_leaves_some_out() -> None:
+    labels = torch.arange(10).repeat_interleave(20)
+    assert labels[drawn(labels, in_all=80, seed=0)].bincount().tolist() == [8] * 10
+    few = labels[drawn(labels, in_all=18, seed=0)].bincount()
+    assert sorted(few.tolist())[-4:] == [0, LEAST, LEAST, LEAST] and int(few.sum()) == 3 * LEAST
+    assert labels[drawn(labels, in_all=80, per_class=3, seed=0)].bincount().tolist() == [3] * 10

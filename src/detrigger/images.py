@@ -11,6 +11,9 @@ from torch import Tensor
 
 from detrigger.errors import DataError
 
+LEAST = 5
+"""Images of a class that are worth drawing: of fewer, hardly any can be held out."""
+
 
 @dataclass(frozen=True)
 class Images:
@@ -26,6 +29,8 @@ class Images:
     """Folder or file they came from."""
     sha256: str = ""
     """Of the pixels and labels."""
+    notes: tuple[str, ...] = ()
+    """What was left out while they were read, one sentence each."""
 
     def __post_init__(self) -> None:
         if len(self.x) != len(self.y):
@@ -52,11 +57,11 @@ class Images:
 
     def where(self, chosen: Bool[Tensor, " n"] | Int[Tensor, " m"]) -> Images:
         """Those chosen by a boolean mask or by positions."""
-        return Images(self.x[chosen], self.y[chosen], self.names, self.path, self.sha256)
+        return Images(self.x[chosen], self.y[chosen], self.names, self.path, self.sha256, self.notes)
 
     def to(self, device: torch.device) -> Images:
         """The same on another device."""
-        return Images(self.x.to(device), self.y.to(device), self.names, self.path, self.sha256)
+        return Images(self.x.to(device), self.y.to(device), self.names, self.path, self.sha256, self.notes)
 
 
 def split(images: Images, shares: Sequence[float], *, seed: int) -> tuple[Images, ...]:
@@ -82,9 +87,25 @@ def split(images: Images, shares: Sequence[float], *, seed: int) -> tuple[Images
     return tuple(images.where(p.to(images.x.device)) for p in positions)
 
 
-def take(images: Images, per_class: int, *, seed: int) -> Images:
-    """At most `per_class` images of each class, drawn at random."""
+def drawn(
+    labels: Int[Tensor, " n"], *, per_class: int | None = None, in_all: int | None = None, seed: int
+) -> Int[Tensor, " m"]:
+    """Positions, ascending, of at most `per_class` images of each class and `in_all` of all, drawn at random.
+
+    To keep to `in_all`, each class gets as many as another; where that would be fewer than `LEAST`, some
+    classes get none.
+    """
     generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(images), generator=generator)
-    kept = [order[images.y.cpu()[order] == label][:per_class] for label in images.y.unique().tolist()]
-    return images.where(torch.cat(kept).to(images.x.device))
+    order = torch.randperm(len(labels), generator=generator)
+    order = order[labels[order].argsort(stable=True)]
+    counts = labels.bincount()
+    rank = torch.arange(len(labels)) - (counts.cumsum(0) - counts)[labels[order]]
+    present = counts.nonzero()[:, 0]
+    if in_all is not None and len(labels) > in_all:
+        each = max(LEAST, in_all // len(present))
+        present = present[torch.randperm(len(present), generator=generator)[: in_all // each]]
+        per_class = min(each, per_class or each)
+    keep = torch.isin(labels[order], present)
+    if per_class is not None:
+        keep &= rank < per_class
+    return order[keep].sort().values

@@ -60,6 +60,11 @@ def _lines(what: str) -> Callback:
     return callback
 
 
+def note(text: str) -> None:
+    """A sentence beside the result, on stderr, without control characters: names of files are not trusted."""
+    sys.stderr.write("".join(c if c.isprintable() else " " for c in f"note: {text}") + "\n")
+
+
 def show(result: RenderableType) -> None:
     """A result for a person, on stdout."""
     console = Console()

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import torch
 from cyclopts import Parameter, Token, validators
 
+from detrigger.cli.console import note
 from detrigger.errors import UsageError
 from detrigger.images import Images
 from detrigger.load import load_classifier, load_images, parse_arguments
@@ -33,7 +34,7 @@ class InputFlags:
     """How to read the model and the data."""
 
     data: Path
-    """Clean labelled images: a folder of class folders, or an .npz with x and y."""
+    """Clean labelled images: a folder of class folders, an .npz, a CSV or JSONL list, Parquet, WebDataset."""
     arch: str = ""
     """Architecture: timm:NAME, torchvision:NAME or path/to/file.py:factory (your own, trusted code)."""
     arch_kw: Annotated[tuple[str, ...], Parameter(negative_iterable="", consume_multiple=False)] = ()
@@ -50,7 +51,8 @@ class InputFlags:
     interpolation: Literal["nearest", "bilinear", "bicubic"] = "bilinear"
     """For --size."""
     per_class: int | None = None
-    """Use at most this many images of each class."""
+    """Use at most this many images of each class; by default as many as a scan can use, at most 5000 in
+    all."""
     seed: Annotated[int, Parameter(validator=validators.Number(gte=0, lt=2**31))] = 0
     """Of everything drawn at random; from 0."""
     device: str = "auto"
@@ -65,8 +67,11 @@ def read_inputs(model: Path, flags: InputFlags) -> tuple[Classifier, Images]:
         channels=flags.channels,
         interpolation=flags.interpolation,
         limit_per_class=flags.per_class,
+        enough=True,
         seed=flags.seed,
     )
+    for sentence in images.notes:
+        note(sentence)
     classifier = load_classifier(
         model,
         flags.arch,

@@ -55,6 +55,10 @@ FORMATS: dict[str, Format] = {
         ),
         Format("directory", "a folder", "give the weights file itself"),
         Format("image", "an image", _DATA),
+        Format("parquet", "a Parquet file", _DATA),
+        Format("tar", "a tar archive", _DATA),
+        Format("csv", "a CSV list", _DATA),
+        Format("jsonl", "a list of JSON lines", _DATA),
         Format("empty", "an empty file", _AGAIN),
         Format(
             "unknown", "of no kind that is known here", "give a .safetensors file or a PyTorch state dict"
@@ -73,6 +77,8 @@ _MAGIC: tuple[tuple[int, bytes, str], ...] = (
     (0, b"II*\x00", "image"),
     (0, b"MM\x00*", "image"),
     (8, b"WEBP", "image"),
+    (0, b"PAR1", "parquet"),
+    (257, b"ustar", "tar"),
     (8, b"{", "safetensors"),
 )
 """Offset, bytes there, name of the format; the first that fits counts."""
@@ -99,12 +105,17 @@ def sniff(path: Path | str) -> Format:
 
 
 def _single(path: Path, head: bytes) -> str:
+    if head.startswith(b"{") and b"\0" not in head:
+        return "jsonl"
     for offset, magic, name in _MAGIC:
         if head[offset : offset + len(magic)] == magic:
             return name
     if _is_onnx(head):
         return "onnx"
-    return "pickle" if _is_pickle(path, head) else "unknown"
+    if _is_pickle(path, head):
+        return "pickle"
+    heading, newline, _ = head.partition(b"\n")
+    return "csv" if newline and b"\0" not in head and {*heading} & {*b",;\t"} else "unknown"
 
 
 def _is_onnx(head: bytes) -> bool:

@@ -9,17 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from jaxtyping import Float, Int
 from torch import Tensor
 
-from detrigger.errors import DataError, ModelError, UsageError
+from detrigger.errors import ModelError, UsageError
 from detrigger.files import pickles, safetensors_header
 from detrigger.files.pickles import Contents, Global
 from detrigger.files.sniff import Format, sniff
-from detrigger.images import Images, take
 from detrigger.load import architecture as architectures
-from detrigger.load import fitting, folder, npz, pixels, safetensors_file, state_dict
+from detrigger.load import fitting, safetensors_file, state_dict
 from detrigger.load.architecture import parse_arguments
+from detrigger.load.data import load_images
 from detrigger.load.trigger_file import load_trigger
 from detrigger.model import Classifier, Origin, Preprocessing
 
@@ -164,50 +163,3 @@ def sha256(path: Path) -> str:
     """Of a file's bytes, as hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def load_images(
-    path: Path | str,
-    *,
-    size: int | None = None,
-    channels: int | None = None,
-    interpolation: str = "bilinear",
-    limit_per_class: int | None = None,
-    seed: int = 0,
-) -> Images:
-    """Labelled images in [0, 1] from a folder of class folders or an `.npz` with arrays x and y.
-
-    With `size`, the shorter side becomes that many pixels and the central square is kept; without, all must
-    be of one size. `channels` 1 or 3 converts. Of each class at most `limit_per_class` are drawn, by `seed`.
-    Raises DataError for data that cannot be read or do not go together, UsageError for unknown options.
-    """
-    path = Path(path)
-    pixels.check_options(size, channels, interpolation)
-    if limit_per_class is not None and limit_per_class < 1:
-        raise UsageError(f"a limit of {limit_per_class} images per class leaves none; give 1 or more")
-    if not path.exists():
-        raise DataError(f"there is no file or folder {path}; check the path")
-
-    def prepare(x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n new_c new_h new_w"]:
-        return pixels.with_channels(pixels.resized(x, size, interpolation), channels)
-
-    if path.is_dir():
-        images, y, names = folder.read(path, prepare, limit_per_class=limit_per_class, seed=seed)
-        return _images(pixels.stacked(images), y, names, path)
-    kind = sniff(path)
-    if kind.name != "npz":
-        raise DataError(
-            f"{path} is {kind.description}; wanted a folder of class folders, or an .npz with x and y"
-        )
-    found = Images(*npz.read(path))
-    if limit_per_class is not None:
-        found = take(found, limit_per_class, seed=seed)
-    return _images(prepare(found.x), found.y, found.names, path)
-
-
-def _images(x: Float[Tensor, "n c h w"], y: Int[Tensor, " n"], names: tuple[str, ...], path: Path) -> Images:
-    x = x.contiguous()
-    digest = hashlib.sha256(repr(tuple(x.shape)).encode())
-    digest.update(x.numpy().data)
-    digest.update(y.contiguous().numpy().data)
-    return Images(x, y, names, str(path), digest.hexdigest())
