@@ -48,10 +48,10 @@ def one_class(folder: Path, files: Files) -> Path:
     return folders(folder / "data", images.where(images.y == 0))
 
 
-def corrupt_image(folder: Path, files: Files) -> Path:
+def corrupt_images(folder: Path, files: Files, count: int = 8) -> Path:
     made = folders(folder / "data", files.truth.images)
-    first = min((made / "3").iterdir())
-    first.write_bytes(first.read_bytes()[:60])
+    for path in sorted((made / "3").iterdir())[:count]:
+        path.write_bytes(path.read_bytes()[:60])
     return made
 
 
@@ -98,15 +98,24 @@ DATA: dict[str, tuple[Callable[[Path, Files], Path], str]] = {
     "nothing there": (nothing_there, "there is no file or folder"),
     "an empty folder": (empty_folder, "has no folders in it; wanted one folder of images per class"),
     "a folder with one class": (one_class, "has a single class, '0'"),
-    "a corrupt image": (corrupt_image, "1 of 144 images cannot be read, the first is"),
+    "corrupt images": (corrupt_images, "8 of 144 images cannot be read, the first is"),
     "an archive with objects": (objects, "holds an array of Python objects"),
     "half an archive": (half_an_archive, "damaged or truncated zip archive"),
     "a label the model lacks": (label_out_of_range, "7 classes"),
     "a negative label": (negative_label, "y holds the label -1"),
     "images of another size": (other_size, "the network fails on images of shape 1×8×8"),
     "images of one class": (all_one_label, "all images have one label"),
-    "a model": (a_model, "is a safetensors file; wanted a folder of class folders, or an .npz"),
+    "a model": (a_model, "is a safetensors file; wanted a folder of class folders, an .npz"),
 }
+
+
+def test_a_corrupt_image_among_many_is_left_out_and_named_once(
+    files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = call(capsys, files.scan(None, data=corrupt_images(tmp_path, files, 1)))
+    assert said.code == 1 and "143 images" in said.out
+    assert said.err.startswith("note: 1 of 144 images cannot be read, the first is ")
+    assert said.err.count("\n") == 1
 
 
 @pytest.mark.parametrize("case", DATA)
