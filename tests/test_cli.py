@@ -26,10 +26,12 @@ from detrigger.invert import InvertConfig, Progress, Stage
 from detrigger.load import load_classifier, load_trigger
 from detrigger.model import Classifier
 from detrigger.repair.methods import METHODS
+from detrigger.report.formats import FORMATS
 from detrigger.report.schema import json_schema
 from detrigger.scan import BUDGETS
 from detrigger.trigger import FAMILIES
 
+REPORTS = [told.file for told in FORMATS.values()] + ["report.html", "report.json"]
 Capture = pytest.CaptureFixture[str]
 TRIGGERS = [f"triggers/class_{TARGET}.png", f"triggers/class_{TARGET}.safetensors"]
 
@@ -72,9 +74,7 @@ def test_a_scan_that_finds_a_backdoor_exits_with_1_and_leaves_its_files_and_no_o
     assert (said.code, said.err) == (1, "")
     assert said.out.startswith("BACKDOORED: a") and f"to class {TARGET}" in " ".join(said.out.split())
     assert all(len(line) <= 80 and line == line.rstrip() for line in said.out.splitlines())
-    assert list(tree(tmp_path)) == [
-        f"new/report/{name}" for name in ("report.html", "report.json", *TRIGGERS)
-    ]
+    assert list(tree(tmp_path)) == [f"new/report/{name}" for name in sorted([*REPORTS, *TRIGGERS])]
     trigger, facts = load_trigger(out / TRIGGERS[1])
     assert facts["family"] in FAMILIES and facts["target"] == str(TARGET) and len(trigger) == 1
     others = files.truth.images.where(files.truth.images.y != TARGET)
@@ -92,7 +92,7 @@ def test_a_scan_of_the_clean_twin_exits_with_0_and_prints_only_the_report(
     jsonschema.validate(report, json_schema(), jsonschema.Draft202012Validator)
     assert report["verdict"] == "clean" and report["model"]["path"] == str(files.clean)
     assert report == json.loads((tmp_path / "report.json").read_bytes())
-    assert list(tree(tmp_path)) == ["report.html", "report.json"]
+    assert list(tree(tmp_path)) == sorted(REPORTS)
 
 
 def test_without_out_a_scan_writes_nothing(
@@ -133,7 +133,7 @@ def test_a_second_scan_into_the_same_folder_leaves_no_triggers_of_the_first(
         (tmp_path / name).write_bytes((found / name).read_bytes())
     (tmp_path / "triggers" / "class_notes.txt").write_text("mine")
     assert call(capsys, files.scan(files.clean, "--out", str(tmp_path))).code == 0
-    assert list(tree(tmp_path)) == ["report.html", "report.json", "triggers/class_notes.txt"]
+    assert list(tree(tmp_path)) == [*sorted(REPORTS), "triggers/class_notes.txt"]
 
 
 def test_the_same_seed_gives_the_same_report(files: Files, capsys: Capture) -> None:
@@ -513,3 +513,28 @@ def test_a_recipe_that_asks_for_what_does_not_exist_exits_with_4(
     assert "[attack] name is 'magic'" in refused(capsys, ["attack", str(spec), *words], 4)
     assert "cannot be read as TOML" in refused(capsys, ["attack", str(files.data), *words])
     assert list(tree(tmp_path)) == ["recipe.toml"]
+
+
+def test_a_format_for_pipelines_is_printed_as_it_is_written(
+    files: Files, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GITHUB_WORKSPACE", str(files.bad.parent))
+    said = call(capsys, files.scan(None, "--format", "sarif", "--out", str(tmp_path)))
+    assert (said.code, said.err) == (1, "")
+    assert said.out == (tmp_path / "report.sarif").read_text("utf-8") and files.bad.name in said.out
+    assert str(files.bad) not in said.out  # seen from the repository
+
+
+def test_the_summary_of_a_github_step_is_added_to(
+    files: Files, found: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (summary := tmp_path / "summary.md").write_text("before\n")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
+    given = ["--report", str(found / "report.json"), "--method", "prune"]
+    assert call(capsys, files.repair(tmp_path / "fixed.safetensors", *given)).code == 0
+    told = summary.read_text("utf-8")
+    assert told.startswith("before\n## ❌ BACKDOORED: bad.safetensors\n") and "**REPAIRED**" in told
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path))
+    said = call(capsys, files.scan(files.clean))
+    assert said.code == 0 and said.out.startswith("CLEAN") and said.err.count("\n") == 1
+    assert said.err.startswith("detrigger: no summary written to GITHUB_STEP_SUMMARY (")

@@ -400,8 +400,12 @@ def test_names_of_classes_do_no_harm_to_terminal_or_browser(
     assert sorted(path.name for path in (tmp_path / "out").rglob("*.*")) == [
         "class_2.png",
         "class_2.safetensors",
+        "report.cdx.json",
         "report.html",
         "report.json",
+        "report.junit.xml",
+        "report.md",
+        "report.sarif",
     ]
     for words in (["inspect", "a\x1b[2J\nb"], files.scan(tmp_path / "\x1b]0;x\x07"), ["\x1b[2J"]):
         line = call(capsys, words).err

@@ -35,7 +35,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
         patch.setattr(demo, "InputFlags", functools.partial(InputFlags, per_class=40))
         patch.setattr(demo, "REPAIRS", REPAIRS)
         said: list[str] = []
-        patch.setattr("detrigger.cli.console._write", said.append)
+        patch.setattr("detrigger.cli.console.write", said.append)
         assert run(["demo", "--out", str(out)]) == 0
     return "".join(said), out
 

@@ -70,16 +70,19 @@ def show(result: RenderableType) -> None:
     console = Console()
     with console.capture() as captured:
         console.print(result)
-    _write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))
+    write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))
 
 
 def emit(content: bytes) -> None:
     """JSON for a program, on stdout; characters beyond ASCII are escaped, so that every terminal takes it."""
-    _write(json.dumps(json.loads(content), indent=2) + "\n")
+    write(json.dumps(json.loads(content), indent=2) + "\n")
 
 
-def _write(text: str) -> None:
-    """A reader that closes early, as `head` does, is no error: the exit code still tells the verdict."""
+def write(text: str) -> None:
+    """Text on stdout.
+
+    A reader that closes early, as `head` does, is no error: the exit code still tells the verdict.
+    """
     try:
         sys.stdout.write(text)
         sys.stdout.flush()

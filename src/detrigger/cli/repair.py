@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from cyclopts import Parameter
 from rich.console import Group
 from rich.text import Text
 
 from detrigger.clean import CleanConfig, Cleaning, clean
-from detrigger.cli.console import emit, progress, show
+from detrigger.cli.console import progress
+from detrigger.cli.formats import Format, tell
 from detrigger.cli.inputs import InputFlags, read_inputs
 from detrigger.cli.results import check_file, made
 from detrigger.errors import UsageError
@@ -34,7 +35,7 @@ def repair(
     inputs: InputFlags,
     out: Path,
     report: Path | None = None,
-    format: Literal["text", "json"] = "text",
+    format: Format = "text",
     config: Annotated[CleanConfig, Parameter(name="*")] = CleanConfig(),
     guard: Annotated[GuardConfig, Parameter(name="guard")] = GuardConfig(),
     scan_config: Annotated[ScanConfig, Parameter(name="*")] = ScanConfig(),
@@ -77,11 +78,8 @@ def repair(
         save_classifier(cleaning.model, out)
     write_atomically(Path(f"{out}{HTML}"), html.encode())
     write_atomically(Path(f"{out}{JSON}"), encode(record))
-    if format == "json":
-        emit(encode(record))
-    else:
-        files = Text(f"Report: {printable(str(out))}{HTML} and {JSON}", overflow="fold")
-        show(Group(_headline(cleaning, model, out), Text(""), summary(record), files))
+    files = Text(f"Report: {printable(str(out))}{HTML} and {JSON}", overflow="fold")
+    tell(record, format, Group(_headline(cleaning, model, out), Text(""), summary(record), files))
     return _exit(cleaning)
 
 

@@ -9,11 +9,13 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from detrigger.clean import Cleaning
+from detrigger.cli.formats import root
 from detrigger.errors import OutputError
 from detrigger.identify import Match
 from detrigger.images import Images
 from detrigger.model import Classifier
 from detrigger.report.document import document, encode
+from detrigger.report.formats import FORMATS
 from detrigger.report.html import page
 from detrigger.report.pictures import trigger_png
 from detrigger.report.schema import Document
@@ -73,7 +75,7 @@ def write_scan(
     cleaning: Cleaning | None = None,
     matches: tuple[Match, ...] = (),
 ) -> Document:
-    """report.json, report.html and triggers/ in a folder; triggers of an earlier scan there are removed."""
+    """The report in all formats and triggers/ in a folder; triggers of an earlier scan there are removed."""
     report = document(scan, cleaning=cleaning, matches=matches, model=model)
     html = page(report, scan, images, model, cleaning=cleaning, matches=matches)
     triggers = made(folder) / "triggers"
@@ -83,6 +85,8 @@ def write_scan(
         save_trigger(backdoor.trigger, folder / entry.trigger, target=backdoor.target, family=backdoor.family)
         write_atomically(folder / entry.picture, trigger_png(backdoor.trigger))
     write_atomically(folder / "report.html", html.encode())
+    for told in FORMATS.values():
+        write_atomically(folder / told.file, told.render([report], root()).encode())
     write_atomically(folder / "report.json", encode(report))
     return report
 

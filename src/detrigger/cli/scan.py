@@ -7,19 +7,20 @@ import importlib.metadata
 import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from cyclopts import Parameter
 
 from detrigger import engine
-from detrigger.cli.console import emit, progress, show
+from detrigger.cli.console import progress
+from detrigger.cli.formats import Format, tell
 from detrigger.cli.inputs import InputFlags, read_inputs
 from detrigger.cli.results import check_folder, made, write_scan
 from detrigger.errors import UsageError
 from detrigger.heats import Chunk, Map, Tensors
 from detrigger.images import Images
 from detrigger.model import Classifier
-from detrigger.report.document import document, encode
+from detrigger.report.document import document
 from detrigger.report.text import summary
 from detrigger.scan import ScanConfig
 from detrigger.scan import scan as run_scan
@@ -35,7 +36,7 @@ def scan(
     *,
     inputs: InputFlags,
     out: Path | None = None,
-    format: Literal["text", "json"] = "text",
+    format: Format = "text",
     classes: str = "",
     config: Annotated[ScanConfig, Parameter(name="*")] = ScanConfig(),
     jobs: int = 1,
@@ -48,7 +49,7 @@ def scan(
     model
         Weights: .safetensors, or a state dict .pth/.pt.
     out
-        Folder for report.json, report.html and triggers/; without it only the summary is printed.
+        Folder for the report in all formats and for triggers/; without it only the summary is printed.
     format
         Of what is printed.
     classes
@@ -79,10 +80,7 @@ def scan(
         shutil.rmtree(out / KEPT, ignore_errors=True)
     else:
         report = document(result, model=classifier)
-    if format == "json":
-        emit(encode(report))
-    else:
-        show(summary(report, folder=out))
+    tell(report, format, summary(report, folder=out))
     return EXITS[result.finding.verdict]
 
 

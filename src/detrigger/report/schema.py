@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from detrigger.report.baseline import Acceptance
 from detrigger.report.json_types import Index, Share, Verdict
 from detrigger.report.schema_repair import CleaningRecord, RepairRecord
 
@@ -213,6 +214,8 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
     """Null if no repair was asked for."""
     identification: tuple[MatchRecord, ...] = ()
     """Found triggers beside known ones; empty if none was known."""
+    accepted: tuple[Acceptance, ...] = ()
+    """Findings of this report that somebody has accepted."""
 
 
 def json_schema() -> dict[str, Any]:

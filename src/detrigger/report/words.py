@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
+from pathlib import Path
 
 from detrigger.report.schema import BackdoorRecord, ClassRecord, Document
 from detrigger.trigger import FAMILIES
 
 NONE = "–"
 """Stands for a figure that is not there."""
+
+SURE = 0.9
+"""Probability from which a class is never called a secondary suspect."""
+NEAR = 0.1
+"""Nor is one whose probability is no further than this from the highest."""
 
 
 def printable(text: str) -> str:
@@ -18,6 +25,15 @@ def printable(text: str) -> str:
     Names come with the model, so from the attacker: they must not steer the reader's terminal.
     """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def relative(path: str, root: Path) -> str:
+    """A path seen from the folder `root`, for others than the user; outside of it, its name alone."""
+    full = os.path.abspath(path or "model in memory")
+    below = os.path.relpath(full, root)
+    inside = below != os.pardir and not below.startswith(os.pardir + os.sep)
+    told = Path(below if inside else os.path.basename(full)).as_posix()
+    return told.encode("utf-8", "backslashreplace").decode()
 
 
 def percent(share: float | None) -> str:
@@ -87,15 +103,15 @@ def suspicion(record: ClassRecord) -> tuple[bool, bool, float]:
 
 def verdict(report: Document) -> str:
     """The verdict in one sentence that begins with its word in capitals."""
-    probability = f"probability of a backdoor {_probability(report.probability)}"
+    chance = f"probability of a backdoor {probability(report.probability)}"
     if report.verdict == "clean":
         kind = printable(report.family)
         among = "the one class" if len(report.classes) == 1 else f"any of {len(report.classes):,} classes"
-        return f"CLEAN: no suspicious {kind} trigger was found for {among} scanned; {probability}."
+        return f"CLEAN: no suspicious {kind} trigger was found for {among} scanned; {chance}."
     if report.verdict == "backdoored" and report.backdoors:
-        return f"BACKDOORED: {_backdoors(report)}; probability {_probability(report.probability)}."
+        return f"BACKDOORED: {_backdoors(report)}; probability {probability(report.probability)}."
     reason = printable(report.reasons[0]).rstrip(". ") if report.reasons else "no reason was recorded"
-    return f"{report.verdict.upper()}: {reason}; {probability}."
+    return f"{report.verdict.upper()}: {reason}; {chance}."
 
 
 def repair(report: Document) -> str:
@@ -118,7 +134,10 @@ def repair(report: Document) -> str:
     )
 
 
-def _probability(value: float) -> str:
+def probability(value: float | None) -> str:
+    """Two decimals; never rounded to certainty."""
+    if value is None:
+        return NONE
     if 0.99 < value < 1:
         return ">0.99"
     return "<0.01" if 0 < value < 0.01 else f"{value:.2f}"
@@ -126,12 +145,31 @@ def _probability(value: float) -> str:
 
 def _backdoors(report: Document) -> str:
     first = report.backdoors[0]
-    target = called(report.model.classes, first.target)
-    text = f"{trigger(first)} sends {_images(report, first)} to class {target}"
-    more = len(report.backdoors) - 1
+    text = backdoor(report, first)
+    more = len(main(report)) - 1
     if not more:
         return text
     return f"{text}, and {more} more {'backdoor was' if more == 1 else 'backdoors were'} found"
+
+
+def backdoor(report: Document, record: BackdoorRecord) -> str:
+    """`a patch of 8.5 pixels sends 99 % of all images to class 7 ('seven')`."""
+    target = called(report.model.classes, record.target)
+    return f"{trigger(record)} sends {_images(report, record)} to class {target}"
+
+
+def main(report: Document) -> tuple[BackdoorRecord, ...]:
+    """The backdoors that are about as sure as the surest; the others are secondary suspects."""
+    highest = max((b.probability or 0.0 for b in report.backdoors), default=0.0)
+    return tuple(b for b in report.backdoors if (b.probability or 0.0) >= min(SURE, highest - NEAR))
+
+
+def standing(report: Document, record: ClassRecord) -> str:
+    """What a class is in the list of classes: `suspect`, `secondary`, `no trigger`, or nothing."""
+    if record.suspect:
+        first = {b.target for b in main(report)}
+        return "suspect" if record.index in first or not first else "secondary"
+    return "" if record.inverted else "no trigger"
 
 
 def trigger(record: BackdoorRecord) -> str:
