@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import torch
 from torch import Tensor, nn
 
-from detrigger.clean import Attempt, Cleaning
+from detrigger.clean import Cleaning
 from detrigger.detect import ClassFinding, Finding, Verdict
 from detrigger.identify import Match, NeuronMatch
 from detrigger.images import Images
 from detrigger.measure import CurvePoint
 from detrigger.model import Classifier, Origin
+from detrigger.portfolio import Attempt
 from detrigger.repair.guard import Judgement
 from detrigger.scan import Backdoor, Cost, Scan
 from detrigger.trigger.patch import PatchTrigger
@@ -122,19 +124,24 @@ def judgement(*, accepted: bool) -> Judgement:
         success_before=(0.998, 0.91),
         success_after=(0.012, 0.003),
         success_upper95=(0.026, 0.013),
+        loss_upper95=0.015 if accepted else 0.11,
+        spent=0.34 if accepted else 3.55,
     )
 
 
 def cleaning(*, repaired: bool = True, classes: int = 10) -> Cleaning:
     curve = tuple(CurvePoint(i / 8, 0.9917 - 0.01 * i * i / 8, max(0.012, 0.998 - 0.2 * i)) for i in range(9))
     refused = Attempt(1, "prune levels, 8 of 10 neurons", judgement(accepted=False), False, curve, 3.0)
-    accepted = Attempt(1, "unlearn 10 epochs", judgement(accepted=True), True, curve[:5], 21.5)
+    certificate = dataclasses.replace(judgement(accepted=True), images=240, looks=1)
+    accepted = Attempt(1, "unlearn 10 epochs", judgement(accepted=True), True, curve[:5], 21.5, certificate)
     return Cleaning(
         model=model(classes, backdoored=not repaired),
         repaired=repaired,
-        reason="the rescan with a fresh seed says clean" if repaired else "no candidate passed the guard",
-        scans=(scan(classes), scan(classes, verdict="clean")) if repaired else (scan(classes),),
+        reason="2 rescans with fresh seeds say clean" if repaired else "no candidate passed the guard",
+        scans=(scan(classes), *[scan(classes, verdict="clean")] * 2) if repaired else (scan(classes),),
         attempts=(refused, accepted) if repaired else (refused,),
+        rounds=(0, 1, 1) if repaired else (0,),
+        certificate=certificate if repaired else None,
     )
 
 

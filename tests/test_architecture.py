@@ -24,7 +24,7 @@ LEVELS: tuple[frozenset[str], ...] = tuple(
         "heats",
         "invert identify repair",
         "neural_cleanse pairs",
-        "detect budgets",
+        "detect budgets portfolio",
         "scan",
         "clean",
         "attack",

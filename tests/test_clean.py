@@ -4,29 +4,59 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from typing import Any
+from functools import cache
+from typing import Any, Literal
 
 import pytest
 import torch
 from planted import Planted, planted
 
 from detrigger import clean as module
+from detrigger import portfolio
 from detrigger.clean import CleanConfig, Cleaning, clean
-from detrigger.errors import ModelError, UsageError
-from detrigger.images import Images
+from detrigger.errors import DataError, ModelError, UsageError
+from detrigger.images import Images, drawn
 from detrigger.measure import accuracy, success
 from detrigger.model import Classifier
-from detrigger.repair.guard import GuardConfig
 from detrigger.repair.methods import METHODS, Method
 from detrigger.scan import Backdoor, Scan, ScanConfig, scan
 from detrigger.trigger.additive import AdditiveTrigger
 
-QUICK = ScanConfig(precision="fp32")
-IMPOSSIBLE = GuardConfig(success=-1.0)
+Verdict = Literal["clean", "backdoored", "inconclusive"]
+QUICK = ScanConfig(budget="quick", precision="fp32")
 
 
-def run(truth: Planted, config: CleanConfig = CleanConfig(), guard: GuardConfig = GuardConfig()) -> Cleaning:
-    return clean(truth.model, truth.images, QUICK, config, guard=guard)
+def run(truth: Planted, config: CleanConfig = CleanConfig()) -> Cleaning:
+    return clean(truth.model, truth.images, QUICK, config)
+
+
+@cache
+def found() -> Scan:
+    """Of `planted()`."""
+    truth = planted()
+    return scan(truth.model, truth.images, QUICK)
+
+
+def told(monkeypatch: pytest.MonkeyPatch, *verdicts: Verdict) -> None:
+    """From now on scans are not made: they say this, one after another, the last for ever."""
+    left = list(verdicts)
+
+    def scanned(model: Classifier, images: Images, config: ScanConfig, *, seed: int, **rest: Any) -> Scan:
+        verdict = left.pop(0) if len(left) > 1 else left[0]
+        return dataclasses.replace(
+            found(), finding=dataclasses.replace(found().finding, verdict=verdict), seed=seed
+        )
+
+    monkeypatch.setattr(module, "scan", scanned)
+
+
+def few(images: Images, per_class: int) -> Images:
+    return images.where(drawn(images.y, per_class=per_class, in_all=None, seed=0))
+
+
+def repaired(config: CleanConfig = CleanConfig()) -> Cleaning:
+    truth = planted()
+    return clean(truth.model, truth.images, QUICK, config, first=found())
 
 
 @pytest.mark.parametrize("targets", [(2,), (2, 4)])
@@ -35,9 +65,10 @@ def test_a_planted_backdoor_is_found_removed_and_no_longer_found(targets: tuple[
     before = copy.deepcopy(truth.model.net.state_dict())
     result = run(truth)
     assert result.repaired and result.model is not truth.model
-    assert result.reason == "the rescan with a fresh seed says clean"
-    assert [s.finding.verdict for s in result.scans] == ["backdoored", "clean"]
-    assert [s.seed for s in result.scans] == [0, 1]
+    assert result.reason == "2 rescans with fresh seeds say clean" and not result.doubt
+    assert [s.finding.verdict for s in result.scans] == ["backdoored", "clean", "clean"]
+    assert [s.seed for s in result.scans] == [0, 1, 2] and result.rounds == (0, 1, 1)
+    assert [s.images for s in result.scans] == [192, 144, 144]  # those that certify are not rescanned on
     for trigger, target in zip(truth.triggers, targets, strict=True):  # the true ones, which no repair knew
         assert success(truth.model, truth.images, trigger, target) == 1
         assert success(result.model, truth.images, trigger, target) == 0
@@ -45,18 +76,21 @@ def test_a_planted_backdoor_is_found_removed_and_no_longer_found(targets: tuple[
     assert all(torch.equal(value, before[n]) for n, value in truth.model.net.state_dict().items())
 
 
-def test_the_attempt_that_was_taken_is_told_with_its_judgement() -> None:
-    truth = planted()
-    (attempt,) = run(truth).attempts  # `auto` stops at the first method that passes
+def test_the_attempt_that_was_taken_is_told_with_its_judgement(monkeypatch: pytest.MonkeyPatch) -> None:
+    told(monkeypatch, "clean")
+    (attempt,) = repaired().attempts  # `auto` stops at the first method that passes with a margin
     assert attempt.chosen and attempt.judgement.accepted and attempt.round == 1
     assert attempt.method == "refit fc, 1 of 7 neurons silenced"
-    assert attempt.judgement.images == 60  # 40 % of 24 images of each class
+    assert attempt.judgement.images == 24 and attempt.judgement.looks == 0  # 16 % of 24 images per class
+    assert attempt.certificate is not None and attempt.certificate.accepted
+    assert attempt.certificate.images == 36 and attempt.certificate.looks == 1
     assert len(attempt.judgement.success_after) == 1 and attempt.judgement.success_after[0] <= 0.05
     assert attempt.curve[0].success > attempt.curve[-1].success and attempt.seconds > 0
 
 
-def test_one_of_several_good_candidates_is_taken() -> None:
-    result = run(planted(), CleanConfig(method="prune-layers"))
+def test_one_of_several_good_candidates_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    told(monkeypatch, "clean")
+    result = repaired(CleanConfig(method="prune-layers"))
     assert len(result.attempts) == 3 and sum(a.chosen for a in result.attempts) == 1
     assert result.repaired
 
@@ -65,21 +99,34 @@ def test_the_best_of_the_accepted_candidates_is_taken(monkeypatch: pytest.Monkey
     good, harmful = METHODS["prune"].candidates, METHODS["unlearn-long"].candidates
     both = Method("", "", lambda m: (*harmful(m), *good(m)))
     monkeypatch.setitem(METHODS, "both", both)
-    real = module.judge
+    real = portfolio.judge
 
-    def worse(original: Classifier, candidate: Classifier, *rest: object) -> object:
-        made = real(original, candidate, *rest)  # type: ignore[arg-type]
+    def worse(original: Classifier, candidate: Classifier, *rest: object, **options: object) -> object:
+        made = real(original, candidate, *rest, **options)  # type: ignore[arg-type]
         trained = bool(candidate.net.get_buffer("norm.num_batches_tracked"))
         return dataclasses.replace(made, accepted=True, accuracy_after=0.98 if trained else 1.0)
 
-    monkeypatch.setattr(module, "judge", worse)
-    result = run(planted(), CleanConfig(method="both", rounds=1))
+    monkeypatch.setattr(portfolio, "judge", worse)
+    told(monkeypatch, "clean")
+    result = repaired(CleanConfig(method="both", rounds=1))
     assert [a.chosen for a in result.attempts] == [False, True]
 
 
-def test_it_fails_closed_when_no_candidate_passes() -> None:
+def refuse(monkeypatch: pytest.MonkeyPatch, *, certificates: bool) -> None:
+    """From now on no candidate passes, or none gets a certificate."""
+    real = portfolio.judge
+
+    def refused(*given: Any, looks: int = 0) -> object:
+        judged = real(*given, looks=looks)
+        return dataclasses.replace(judged, accepted=False) if bool(looks) == certificates else judged
+
+    monkeypatch.setattr(portfolio, "judge", refused)
+
+
+def test_it_fails_closed_when_no_candidate_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     truth = planted()
-    result = run(truth, guard=IMPOSSIBLE)
+    refuse(monkeypatch, certificates=False)
+    result = clean(truth.model, truth.images, QUICK, first=found())
     assert not result.repaired and result.model is truth.model
     assert result.reason == "no candidate passed the guard; the original is untouched"
     assert len(result.scans) == 1
@@ -93,11 +140,87 @@ def test_it_fails_closed_when_no_candidate_passes() -> None:
         "prune conv2",
         "prune norm",
     ]
-    assert not any(a.chosen or a.judgement.accepted for a in result.attempts)
+    assert not any(a.chosen or a.judgement.accepted or a.certificate for a in result.attempts)
 
 
-def test_a_method_that_is_named_is_tried_alone() -> None:
-    result = run(planted(), CleanConfig(method="refit"), IMPOSSIBLE)
+def test_it_fails_closed_when_no_finalist_is_certified(monkeypatch: pytest.MonkeyPatch) -> None:
+    truth = planted()
+    refuse(monkeypatch, certificates=True)
+    monkeypatch.setattr(portfolio, "MARGIN", -1.0)  # all methods are tried
+    result = clean(truth.model, truth.images, QUICK, first=found())
+    assert not result.repaired and result.model is truth.model and result.certificate is None
+    looks = [a.certificate.looks for a in result.attempts if a.certificate]
+    assert sorted(looks) == list(range(1, portfolio.FINALISTS + 1)) and not any(
+        a.chosen for a in result.attempts
+    )
+
+
+def test_the_next_best_is_certified_if_the_best_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = portfolio.judge
+
+    def second(*given: Any, looks: int = 0) -> object:
+        return dataclasses.replace(real(*given, looks=looks), accepted=looks != 1)
+
+    monkeypatch.setattr(portfolio, "judge", second)
+    monkeypatch.setattr(portfolio, "MARGIN", -1.0)
+    told(monkeypatch, "clean")
+    result = repaired(CleanConfig(rounds=1))
+    asked = [a for a in result.attempts if a.certificate]
+    assert len(asked) == 2 and sum(a.chosen for a in asked) == 1
+    (chosen,) = (a for a in asked if a.chosen)
+    assert chosen.certificate is result.certificate and chosen.certificate.looks == 2
+
+
+def test_the_portfolio_stops_at_a_margin_and_else_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = portfolio.judge
+    spent = iter([0.8, 0.51, 0.5])
+
+    def judged(*given: Any, looks: int = 0) -> object:
+        made = real(*given, looks=looks)
+        return made if looks else dataclasses.replace(made, accepted=True, spent=next(spent))
+
+    monkeypatch.setattr(portfolio, "judge", judged)
+    told(monkeypatch, "clean")
+    result = repaired(CleanConfig(rounds=1))
+    assert [a.method.split()[0] for a in result.attempts] == ["refit", "prune", "unlearn"]
+
+
+def test_an_inconclusive_rescan_is_doubt_and_the_repair_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    told(monkeypatch, "clean", "inconclusive")
+    result = repaired()
+    assert result.repaired and result.doubt and result.certificate is not None
+    assert result.reason == "one of 2 rescans with fresh seeds is inconclusive"
+
+
+def test_a_backdoor_in_the_second_rescan_starts_another_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    told(monkeypatch, "clean", "backdoored", "clean")
+    result = repaired()
+    assert result.repaired and not result.doubt and result.rounds == (0, 1, 1, 2, 2)
+    assert [a.certificate.looks for a in result.attempts if a.certificate] == [1, 2]
+
+
+@pytest.mark.parametrize(("per_class", "channels", "norm"), [(10, 1, True), (10, 3, False), (4, 1, False)])
+def test_few_images_are_enough_and_the_bounds_are_wide(
+    per_class: int, channels: int, norm: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    truth = planted(channels=channels, norm=norm)
+    backdoor = dataclasses.replace(found().backdoors[0], trigger=truth.triggers[0])
+    first = dataclasses.replace(found(), backdoors=(backdoor,))
+    told(monkeypatch, "clean")
+    result = clean(truth.model, few(truth.images, per_class), QUICK, first=first)
+    assert result.certificate is not None and result.certificate.loss_upper95 > 0.1
+    assert success(result.model, truth.images, truth.triggers[0], 2) == 0
+
+
+def test_too_few_images_are_an_error_before_anything_is_done() -> None:
+    truth = planted()
+    with pytest.raises(DataError, match="too few for 3 disjoint parts"):
+        clean(truth.model, few(truth.images, 3), QUICK, progress=lambda *_: pytest.fail("scanned"))
+
+
+def test_a_method_that_is_named_is_tried_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    refuse(monkeypatch, certificates=False)
+    result = repaired(CleanConfig(method="refit"))
     assert [a.method for a in result.attempts] == ["refit fc, 1 of 7 neurons silenced"]
 
 
@@ -119,31 +242,21 @@ def test_a_model_in_doubt_is_not_repaired() -> None:
 def test_the_rounds_are_bounded_and_earlier_triggers_stay_in_the_pool(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    told(monkeypatch, "backdoored")
     truth = planted()
-    first = scan(truth.model, truth.images, QUICK)
-    seeds: list[int] = []
-
-    def stubborn(model: Classifier, images: Images, config: ScanConfig, *, seed: int, **rest: object) -> Scan:
-        seeds.append(seed)
-        return first
-
-    monkeypatch.setattr(module, "scan", stubborn)
     result = clean(truth.model, truth.images, QUICK, CleanConfig(rounds=3), seed=10)
     assert not result.repaired and result.model is truth.model
     assert result.reason == "a backdoor is still found after 3 rounds; the original is untouched"
-    assert seeds == [10, 11, 12, 13] and len(result.scans) == 4
+    assert [s.seed for s in result.scans] == [10, 11, 12, 13]
     assert [a.round for a in result.attempts] == [1, 2, 3]
     assert [len(a.judgement.success_after) for a in result.attempts] == [1, 2, 3]
     assert all(a.judgement.success_before[0] > 0.8 for a in result.attempts)  # against the original
 
 
 def test_a_first_scan_that_is_given_is_not_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    truth = planted()
-    first = scan(truth.model, truth.images, QUICK, seed=0)
-    monkeypatch.setattr(module, "scan", lambda *a, **k: dataclasses.replace(first, finding=clean_finding))
-    clean_finding = dataclasses.replace(first.finding, verdict="clean")
-    result = clean(truth.model, truth.images, QUICK, first=first)
-    assert result.scans[0] is first and len(result.scans) == 2 and result.repaired
+    told(monkeypatch, "clean")
+    result = repaired()
+    assert result.scans[0] is found() and len(result.scans) == 3 and result.repaired
 
 
 def test_progress_is_told_for_every_scan() -> None:
@@ -152,25 +265,24 @@ def test_progress_is_told_for_every_scan() -> None:
     clean(truth.model, truth.images, QUICK, progress=lambda done, total: reports.append((done, total)))
     ends = [i for i, (done, total) in enumerate(reports) if done == total]
     starts = [i for i, (done, _) in enumerate(reports) if i == 0 or done < reports[i - 1][0]]
-    assert len(starts) == 2 and starts[1] - 1 in ends and ends[-1] == len(reports) - 1
+    assert len(starts) == 3 and starts[1] - 1 in ends and ends[-1] == len(reports) - 1
 
 
 def test_an_unknown_method_is_a_usage_error_before_anything_is_done() -> None:
-    truth = planted()
     with pytest.raises(UsageError, match="no repair 'magic'; choose auto, prune"):
-        clean(
-            truth.model,
-            truth.images,
-            QUICK,
-            CleanConfig(method="magic"),
-            progress=lambda done, total: pytest.fail("scanned"),
-        )
+        CleanConfig(method="magic")
+
+
+@pytest.mark.parametrize(("name", "value"), [("rounds", 0), ("held_out", 0.0), ("held_out", 0.7)])
+def test_options_out_of_range_are_usage_errors(name: str, value: float) -> None:
+    with pytest.raises(UsageError, match=f"--{name.replace('_', '-')} is {value:g}, wanted"):
+        CleanConfig(**{name: value})  # type: ignore[arg-type]
 
 
 def test_a_method_that_does_not_apply_is_a_usage_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(METHODS, "idle", Method("", "", lambda model: ()))
     with pytest.raises(UsageError, match="repair 'idle' does not apply"):
-        run(planted(), CleanConfig(method="idle"))
+        repaired(CleanConfig(method="idle"))
 
 
 def test_a_repaired_model_that_cannot_be_scanned_is_not_returned(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,17 +313,17 @@ def test_an_original_that_cannot_be_scanned_is_an_error() -> None:
         clean(Classifier(net, truth.model.classes, (1, 12, 12)), truth.images, QUICK)
 
 
-def test_backdoors_of_two_families_are_repaired_together() -> None:
+def test_backdoors_of_two_families_are_repaired_together(monkeypatch: pytest.MonkeyPatch) -> None:
     truth = planted(targets=(2, 4), classes=8, size=14)
-    first = scan(truth.model, truth.images, QUICK)
+    told(monkeypatch, "clean")
     other = truth.triggers[1]
     added = AdditiveTrigger(other.masks * (2 * other.patterns - 1))  # stamps the same images
     common = {"sources": "all", "success": 1.0, "probability": 1.0}
-    found = (
+    both = (
         Backdoor(target=2, family="patch", trigger=truth.triggers[0], size=9.0, **common),  # type: ignore[arg-type]
         Backdoor(target=4, family="additive", trigger=added, size=30.0, **common),  # type: ignore[arg-type]
     )
-    result = clean(truth.model, truth.images, QUICK, first=dataclasses.replace(first, backdoors=found))
+    result = clean(truth.model, truth.images, QUICK, first=dataclasses.replace(found(), backdoors=both))
     (attempt,) = result.attempts
     assert result.repaired and len(attempt.judgement.success_after) == 2
     for trigger, target in zip(truth.triggers, truth.targets, strict=True):

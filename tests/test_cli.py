@@ -209,9 +209,9 @@ def test_repair_writes_a_model_without_the_backdoor_and_leaves_the_original_alon
     assert (said.code, said.err) == (0, "") and files.bad.read_bytes() == original
     sentence = " ".join(said.out.split("\n\n")[0].split())
     assert sentence.startswith("REPAIRED: ") and "'prune fc:in, 1 of 7 neurons' was accepted" in sentence
-    assert "a fresh scan says clean; the repaired model is" in sentence and str(out) in sentence.replace(
-        " ", ""
-    )
+    assert "2 rescans with fresh seeds say clean; the repaired model is" in sentence and str(
+        out
+    ) in sentence.replace(" ", "")
     assert list(tree(out.parent)) == [out.name, f"{out.name}.report.html", f"{out.name}.report.json"]
     repaired, images = restored(out, files), files.truth.images
     assert measure.accuracy(repaired, images) == 1
@@ -230,14 +230,14 @@ def test_repair_begins_with_the_scan_it_is_given(
     monkeypatch.setattr(clean, "scan", counted)
     words = files.repair(tmp_path / "fixed.safetensors", "--format", "json", "--method", "prune")
     said = call(capsys, [*words, "--report", str(found / "report.json")])
-    assert (said.code, said.err, seeds) == (0, "", [1])  # the rescan alone
+    assert (said.code, said.err, seeds) == (0, "", [1, 2])  # the rescans alone
     report = json.loads(said.out)
     jsonschema.validate(report, json_schema(), jsonschema.Draft202012Validator)
     assert report == json.loads((tmp_path / "fixed.safetensors.report.json").read_bytes())
     assert report["cleaning"]["repaired"] and report["verdict"] == "backdoored"
     first = json.loads((found / "report.json").read_bytes())
     assert report["classes"] == first["classes"] and report["cost"] == first["cost"]
-    assert call(capsys, words).code == 0 and seeds == [1, 0, 1]
+    assert call(capsys, words).code == 0 and seeds == [1, 2, 0, 1, 2]
 
 
 def test_a_state_dict_is_repaired_into_a_state_dict(
@@ -264,6 +264,7 @@ def test_a_repair_that_the_guard_refuses_exits_with_3_and_writes_no_model(
     )
     assert list(tree(tmp_path)) == [f"{out.name}.report.html", f"{out.name}.report.json"]
     generous = ["--guard.accuracy-drop", "0.5", "--guard.recall-drop", "1", "--rounds", "1"]
+    generous += ["--guard.target-recall-drop", "1"]
     call(capsys, files.repair(out, "--method", "unlearn", *given, *generous))
     report = json.loads((tmp_path / f"{out.name}.report.json").read_bytes())
     assert [attempt["accepted"] for attempt in report["repairs"]] == [True]

@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from planted import planted
+from scipy.stats import beta
 from torch import nn
 
 from detrigger import measure
 from detrigger.images import Images
+from detrigger.measure import loss_bound
 from detrigger.model import Classifier
 from detrigger.trigger.patch import PatchTrigger
 
@@ -160,3 +162,21 @@ def test_intervals_are_those_of_scipy(successes: int, trials: int, confidence: f
     for ours, method in ((measure.wilson, "wilson"), (measure.clopper_pearson, "exact")):
         theirs = test.proportion_ci(confidence, method)
         assert ours(successes, trials, confidence) == pytest.approx((theirs.low, theirs.high), abs=1e-7)
+
+
+@pytest.mark.parametrize(("lost", "gained", "trials"), [(0, 0, 240), (3, 3, 240), (15, 14, 100), (0, 9, 20)])
+def test_the_bound_on_a_loss_is_the_difference_of_two_exact_bounds(
+    lost: int, gained: int, trials: int
+) -> None:
+    most = beta.ppf(1 - 0.0375, lost + 1, trials - lost)
+    least = beta.ppf(0.0125, gained, trials - gained + 1) if gained else 0.0
+    assert loss_bound(lost, gained, trials) == pytest.approx(most - least, abs=1e-6)
+
+
+def test_the_bound_on_a_loss_holds_as_often_as_it_says() -> None:
+    generator = torch.Generator().manual_seed(0)
+    lost, gained, trials = 0.06, 0.03, 120
+    drawn = torch.rand(300, trials, generator=generator)
+    counts = [((d < lost).sum().item(), ((d >= lost) & (d < lost + gained)).sum().item()) for d in drawn]
+    held = sum(loss_bound(int(a), int(b), trials) >= lost - gained for a, b in counts)
+    assert held >= 0.95 * 300

@@ -119,6 +119,28 @@ def test_a_repair_tells_the_worst_trigger_and_each():
     assert asr["per_trigger"][1] == {"before": 0.91, "after": 0.003, "upper95": 0.013}
     assert repair["class_recall_drop"] == {"kind 0": 0.01, "kind 2": 0.04, "kind 3": -0.01}
     assert repair["chosen"] and len(repair["curve"]) == 5
+    certificate = json.loads(encode(full()))["cleaning"]["certificate"]
+    assert repair["certificate"] == certificate and certificate["accepted"]
+    assert (certificate["images"], certificate["looks"], certificate["accuracy_loss_upper95"]) == (
+        240,
+        1,
+        0.015,
+    )
+    assert [(r["round"], r["seed"]) for r in json.loads(encode(full()))["cleaning"]["rescans"]] == [
+        (1, 5)
+    ] * 2
+
+
+def test_a_report_from_before_there_were_certificates_can_be_read():
+    told = json.loads(encode(full()))
+    for key in ("doubt", "certificate"):
+        del told["cleaning"][key]
+    for record in told["repairs"]:
+        del record["certificate"]
+    for record in told["cleaning"]["rescans"]:
+        del record["round"], record["seed"]
+    cleaning = decode(json.dumps(told).encode()).cleaning
+    assert cleaning is not None and cleaning.repaired and cleaning.certificate is None
 
 
 def test_figures_that_are_not_finite_are_null():
@@ -235,10 +257,23 @@ def test_the_outcome_of_a_repair_is_one_sentence():
     assert words.repair(document(samples.scan())) == ""
     assert words.repair(full()) == (
         "REPAIRED: after 1 round accuracy went from 99.2 % to 98.5 % and the trigger's success from "
-        "99.8 % to 1.2 %; the rescan with a fresh seed says clean."
+        "99.8 % to 1.2 %; 2 rescans with fresh seeds say clean."
     )
+    doubtful = dataclasses.replace(samples.cleaning(), doubt=True)
+    assert words.repair(document(samples.scan(), cleaning=doubtful)).startswith("REPAIRED, IN DOUBT: after 1")
     failed = document(samples.scan(), cleaning=samples.cleaning(repaired=False))
     assert words.repair(failed) == "NOT REPAIRED: no candidate passed the guard."
+
+
+def test_a_certificate_says_what_it_bounds_and_what_it_does_not_cover():
+    assert words.certificate(full()) == (
+        "Certified on 240 clean images that no repair, search or rescan had seen: at most 1.5 % of all "
+        "images lose their right answer, and the reconstructed triggers work on at most 2.6 %, each with "
+        "95 % confidence. Not covered: triggers that were not found, or that differ from image to image, "
+        "and what training the model further brings back."
+    )
+    failed = document(samples.scan(), cleaning=samples.cleaning(repaired=False))
+    assert words.certificate(failed) == words.certificate(document(samples.scan())) == ""
 
 
 @pytest.mark.parametrize(

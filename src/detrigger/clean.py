@@ -2,45 +2,38 @@
 
 from __future__ import annotations
 
-import dataclasses
-import time
 from dataclasses import dataclass, field
 
+from detrigger import portfolio
 from detrigger.errors import ModelError, UsageError
 from detrigger.heats import Progress, silent
-from detrigger.images import Images, split
-from detrigger.measure import CurvePoint
+from detrigger.images import Images
 from detrigger.model import Classifier
-from detrigger.repair.guard import GuardConfig, Judgement, judge
-from detrigger.repair.methods import AUTO, METHODS
+from detrigger.portfolio import Attempt
+from detrigger.repair.guard import GuardConfig, Judgement, Known, Parts, parts
 from detrigger.scan import Backdoor, Scan, ScanConfig, scan
+
+RESCANS = 2
+"""Scans with seeds of their own that must find nothing after a repair."""
 
 
 @dataclass(frozen=True)
 class CleanConfig:
-    """Which repairs to try and when to stop."""
+    """Which repairs to try and when to stop. Raises UsageError for values out of range."""
 
     method: str = "auto"
-    """`auto` (one after another until one passes the guard), or one of `detrigger methods`."""
+    """`auto` (one after another until one passes the guard with a margin), or one of `detrigger methods`."""
     rounds: int = 5
     """Repair rounds at most; 1 or more."""
     held_out: float = 0.4
-    """Share of the images that candidates are judged on, never fitted on; 0 to 1."""
+    """Share of the images that candidates are judged on, never fitted on; above 0, at most 0.6."""
 
-
-@dataclass(frozen=True)
-class Attempt:
-    """One candidate of one round."""
-
-    round: int
-    """From 1."""
-    method: str
-    """With what matters of its options, e.g. `prune fc:in, 3 of 64 neurons`."""
-    judgement: Judgement
-    chosen: bool
-    """It became the model that the next round starts from."""
-    curve: tuple[CurvePoint, ...] = ()
-    seconds: float = 0.0
+    def __post_init__(self) -> None:
+        if self.rounds < 1:
+            raise UsageError(f"--rounds is {self.rounds}, wanted 1 or more")
+        if not 0 < self.held_out <= 0.6:  # more, and scans would search on images that certify
+            raise UsageError(f"--held-out is {self.held_out:g}, wanted more than 0 and at most 0.6")
+        portfolio.check(self.method)
 
 
 @dataclass(frozen=True)
@@ -49,12 +42,45 @@ class Cleaning:
 
     model: Classifier
     repaired: bool
-    """Candidates were accepted, and the last rescan does not say `backdoored`."""
+    """A candidate was accepted and certified, and no rescan of it says `backdoored`."""
     reason: str
     """One sentence: why the loop ended."""
     scans: tuple[Scan, ...] = field(repr=False)
-    """The first scan and one rescan per accepted round."""
+    """The first scan, then the rescans of each round."""
     attempts: tuple[Attempt, ...]
+    rounds: tuple[int, ...] = (0,)
+    """Per scan, the round that it came after; 0 for the first."""
+    doubt: bool = False
+    """Repaired, but a rescan is inconclusive."""
+    certificate: Judgement | None = None
+    """Of the model returned, if `repaired`."""
+
+
+@dataclass
+class _State:
+    """Of the loop."""
+
+    model: Classifier
+    scans: list[Scan]
+    rounds: list[int]
+    attempts: list[Attempt]
+    pool: list[Backdoor]
+
+    def ended(self, original: Classifier, reason: str, *, repaired: bool = False) -> Cleaning:
+        chosen = [a.certificate for a in self.attempts if a.chosen]
+        last = [
+            s.finding.verdict for s, r in zip(self.scans, self.rounds, strict=True) if r == self.rounds[-1]
+        ]
+        return Cleaning(
+            model=self.model if repaired else original,
+            repaired=repaired,
+            reason=reason,
+            scans=tuple(self.scans),
+            attempts=tuple(self.attempts),
+            rounds=tuple(self.rounds),
+            doubt=repaired and "inconclusive" in last,
+            certificate=chosen[-1] if repaired else None,
+        )
 
 
 def clean(
@@ -68,76 +94,71 @@ def clean(
     seed: int = 0,
     progress: Progress = silent,
 ) -> Cleaning:
-    """Scan (unless the `first` scan is given), repair and rescan with a fresh seed, until nothing is found.
+    """Scan (unless the `first` scan is given), repair and rescan with fresh seeds, until nothing is found.
 
     Triggers of earlier rounds stay in the pool, and every candidate is judged against the original on
-    images not used to make it. Fails closed: if no candidate passes, or the last rescan fails or still finds
-    a backdoor, the original is returned. Raises UsageError for an unknown method.
+    images not used to make it. Fails closed: if no candidate is certified, or a rescan fails or still finds
+    a backdoor when the rounds are over, the original is returned. Raises DataError for too few images.
     """
-    if config.method not in (*METHODS, "auto"):
-        raise UsageError(f"no repair {config.method!r}; choose auto, {', '.join(METHODS)}")
-    scans = [first or scan(model, images, scan_config, seed=seed, progress=progress)]
-    attempts: list[Attempt] = []
-    pool: list[Backdoor] = []
-    current = model
+    given = parts(images, config.held_out, seed=first.seed if first else seed)
+    before = first or scan(model, images, scan_config, seed=seed, progress=progress)
+    if before.finding.verdict != "backdoored":
+        reason = f"nothing to repair: the verdict is {before.finding.verdict}"
+        return Cleaning(model, False, reason, (before,), ())
+    state = _State(model, [before], [0], [], [])
     for number in range(1, config.rounds + 1):
-        if scans[-1].finding.verdict != "backdoored":
-            break
-        pool.extend(scans[-1].backdoors)
-        tried = _round(model, current, images, pool, config, guard, number, seed)
-        best = min((t for t in tried if t[1].judgement.accepted), key=_badness, default=None)
-        attempts += [_mark(attempt, chosen=best is not None and attempt is best[1]) for _, attempt in tried]
-        if best is None:
-            reason = "no candidate passed the guard; the original is untouched"
-            return Cleaning(model, False, reason, tuple(scans), tuple(attempts))
-        current = best[0]
+        state.pool.extend(state.scans[-1].backdoors)
+        if not _repaired(state, model, given, config, guard, number, seed):
+            return state.ended(model, "no candidate passed the guard; the original is untouched")
         try:
-            scans.append(scan(current, images, scan_config, seed=seed + number, progress=progress))
+            for _ in range(RESCANS):
+                fresh = before.seed + len(state.scans)
+                again = scan(state.model, given.scanned, scan_config, seed=fresh, progress=progress)
+                state.scans.append(again)
+                state.rounds.append(number)
+                if again.finding.verdict == "backdoored":
+                    break
         except ModelError as error:  # the repair's fault: the original was scanned
-            reason = f"the repaired model cannot be scanned ({error}); the original is untouched"
-            return Cleaning(model, False, reason, tuple(scans), tuple(attempts))
-    last = scans[-1].finding.verdict
-    if last == "backdoored":
-        reason = f"a backdoor is still found after {config.rounds} rounds; the original is untouched"
-        return Cleaning(model, False, reason, tuple(scans), tuple(attempts))
-    if not attempts:
-        return Cleaning(model, False, f"nothing to repair: the verdict is {last}", tuple(scans), ())
-    reason = f"the rescan with a fresh seed says {last}"
-    return Cleaning(current, True, reason, tuple(scans), tuple(attempts))
+            return state.ended(
+                model, f"the repaired model cannot be scanned ({error}); the original is untouched"
+            )
+        if state.scans[-1].finding.verdict != "backdoored":
+            return state.ended(model, _verdicts(state), repaired=True)
+    reason = f"a backdoor is still found after {config.rounds} rounds; the original is untouched"
+    return state.ended(model, reason)
 
 
-def _round(
+def _repaired(
+    state: _State,
     original: Classifier,
-    current: Classifier,
-    images: Images,
-    pool: list[Backdoor],
+    given: Parts,
     config: CleanConfig,
     guard: GuardConfig,
     number: int,
     seed: int,
-) -> list[tuple[Classifier, Attempt]]:
-    fitted, held_out = split(images, (1 - config.held_out, config.held_out), seed=seed)
-    triggers, targets = tuple(b.trigger for b in pool), tuple(b.target for b in pool)
-    tried = []
-    for name in AUTO if config.method == "auto" else (config.method,):
-        for candidate in METHODS[name].candidates(current):
-            began = time.perf_counter()
-            repaired = candidate(current, fitted, triggers, targets, seed + number)
-            judgement = judge(original, repaired.model, held_out, triggers, targets, guard)
-            seconds = time.perf_counter() - began
-            attempt = Attempt(number, repaired.label, judgement, False, repaired.curve, seconds)
-            tried.append((repaired.model, attempt))
-        if any(attempt.judgement.accepted for _, attempt in tried):
-            break
-    if not tried:
-        raise UsageError(f"repair {config.method!r} does not apply to this network; use --method auto")
-    return tried
+) -> bool:
+    """One round: was a candidate chosen? It is the state's model then."""
+    pool = state.pool
+    known = Known(
+        tuple(b.trigger for b in pool), tuple(b.target for b in pool), tuple(b.sources for b in pool)
+    )
+    trials = portfolio.tried(
+        original, state.model, given, known, config.method, guard, number=number, seed=seed
+    )
+    looks = sum(a.certificate is not None for a in state.attempts)
+    trials = portfolio.certified(original, trials, given, known, guard, looks=looks)
+    state.attempts += [t.attempt for t in trials]
+    chosen = [t.model for t in trials if t.attempt.chosen]
+    state.model = chosen[0] if chosen else state.model
+    return bool(chosen)
 
 
-def _badness(tried: tuple[Classifier, Attempt]) -> float:
-    judgement = tried[1].judgement
-    return max(judgement.success_after) + judgement.accuracy_before - judgement.accuracy_after
-
-
-def _mark(attempt: Attempt, *, chosen: bool) -> Attempt:
-    return dataclasses.replace(attempt, chosen=chosen)
+def _verdicts(state: _State) -> str:
+    said = [scan.finding.verdict for scan in state.scans[-RESCANS:]]
+    if "inconclusive" in said:
+        return (
+            f"one of {RESCANS} rescans with fresh seeds is inconclusive"
+            if "clean" in said
+            else (f"{RESCANS} rescans with fresh seeds are inconclusive")
+        )
+    return f"{RESCANS} rescans with fresh seeds say clean"

@@ -145,3 +145,14 @@ def upper_bound(successes: int, trials: int, confidence: float = 0.95) -> float:
         below = (choose + counts * p.log() + (n - counts) * (1 - p).log()).logsumexp(0).exp().item()
         low, high = (p.item(), high) if below > 1 - confidence else (low, p.item())
     return high
+
+
+def loss_bound(lost: int, gained: int, trials: int, confidence: float = 0.95) -> float:
+    """One-sided upper bound on the fall of a rate, from paired trials that were judged before and after.
+
+    Of the trials, `lost` were right before and wrong after, `gained` the other way round: their bounds are
+    those of Clopper and Pearson (1934), with 3/4 and 1/4 of the error allowed, so it holds for any sample.
+    """
+    error = 1 - confidence
+    most = upper_bound(lost, trials, 1 - 0.75 * error)
+    return most - (1 - upper_bound(trials - gained, trials, 1 - 0.25 * error))

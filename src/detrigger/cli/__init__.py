@@ -16,7 +16,7 @@ from detrigger.errors import DetriggerError, UsageError
 
 EXIT_CODES = """
 Exit codes: 0 analysed and clean (or repaired), 1 backdoor found (or file dangerous), 2 bad input,
-3 inconclusive (or no repair passed the guard), 4 usage, 130 interrupted.
+3 inconclusive (or no repair passed the guard, or it is in doubt), 4 usage, 130 interrupted.
 """
 
 COMMANDS = {

@@ -14,7 +14,6 @@ from detrigger.cli.console import progress
 from detrigger.cli.formats import Format, tell
 from detrigger.cli.inputs import InputFlags, read_inputs
 from detrigger.cli.results import check_file, made
-from detrigger.errors import UsageError
 from detrigger.load import load_trigger
 from detrigger.repair.guard import GuardConfig
 from detrigger.report.document import document, encode, read, restore
@@ -53,7 +52,6 @@ def repair(
     format
         Of what is printed.
     """
-    _check(config, guard)
     check_target(out, model)
     check_file(out, (HTML, JSON), inputs=(model, inputs.data, report))
     classifier, images = read_inputs(model, inputs)
@@ -83,30 +81,13 @@ def repair(
     return _exit(cleaning)
 
 
-def _check(config: CleanConfig, guard: GuardConfig) -> None:
-    if config.rounds < 1:
-        raise UsageError(f"--rounds is {config.rounds}, wanted 1 or more")
-    if not 0 < config.held_out < 1:
-        raise UsageError(f"--held-out is {config.held_out:g}, wanted more than 0 and less than 1")
-    for flag, share in {
-        "accuracy-drop": guard.accuracy_drop,
-        "recall-drop": guard.recall_drop,
-        "success": guard.success,
-    }.items():
-        if not 0 <= share <= 1:
-            raise UsageError(f"--guard.{flag} is {share:g}, wanted 0 to 1")
-
-
 def _headline(cleaning: Cleaning, model: Path, out: Path) -> Text:
     """What happened, in one sentence."""
-    before, after = (cleaning.scans[i].finding.verdict for i in (0, -1))
+    before = cleaning.scans[0].finding.verdict
     if cleaning.repaired:
         done = " and then ".join(attempt.method for attempt in cleaning.attempts if attempt.chosen)
-        word, style = "REPAIRED", "bold green"
-        told = (
-            f"{model} was {before}; '{done}' was accepted, and a fresh scan says {after}; "
-            f"the repaired model is {out}."
-        )
+        word, style = ("REPAIRED, IN DOUBT", "bold yellow") if cleaning.doubt else ("REPAIRED", "bold green")
+        told = f"{model} was {before}; '{done}' was accepted; {cleaning.reason}; the repaired model is {out}."
     elif before == "clean":
         word, style = "NOTHING TO REPAIR", "bold green"
         told = f"the scan of {model} says clean; no model was written."
@@ -120,5 +101,7 @@ def _headline(cleaning: Cleaning, model: Path, out: Path) -> Text:
 
 
 def _exit(cleaning: Cleaning) -> int:
-    """0: repaired, or nothing to repair; 3: not repaired though something was found or is in doubt."""
-    return 0 if cleaning.repaired or cleaning.scans[0].finding.verdict == "clean" else 3
+    """0: repaired, or nothing to repair; 3: not repaired though something was found, or in doubt."""
+    return (
+        0 if (cleaning.repaired and not cleaning.doubt) or cleaning.scans[0].finding.verdict == "clean" else 3
+    )

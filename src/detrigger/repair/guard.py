@@ -1,27 +1,87 @@
-"""The judge of repairs: a candidate that makes the model worse is not returned."""
+"""The judge of repairs: a candidate that makes the model worse is not returned.
+
+The clean images are split three ways. Repairs are made from the first part, chosen by the second, and the one
+that was chosen is certified on the third, which neither it nor any search for triggers has seen.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
 
 from detrigger import measure
-from detrigger.images import Images
+from detrigger.errors import UsageError
+from detrigger.images import Images, split
 from detrigger.model import Classifier
 from detrigger.trigger import Trigger
+
+Sources = Literal["all"] | tuple[int, ...]
+"""Classes whose images a trigger is for."""
+
+SELECTED = 0.4
+"""Of the held-out images, the share by which candidates are chosen; the rest certifies."""
+
+CONFIDENCE = 0.95
+"""Of every bound."""
 
 
 @dataclass(frozen=True)
 class GuardConfig:
-    """When a repaired model is good enough."""
+    """When a repaired model is good enough.
+
+    One image is forgiven under every limit, so that few images do not refuse by chance alone; the bounds say
+    how little few images prove. Raises UsageError for shares outside [0, 1].
+    """
 
     accuracy_drop: float = 0.02
     """Clean accuracy that may be lost, as a share of held-out images; 0 to 1."""
     recall_drop: float = 0.10
-    """Recall that any one class may lose, as a share of its held-out images; 0 to 1. One image is always
-    forgiven, so that a class with few images is not judged by chance alone."""
+    """Recall that any one class may lose, as a share of its held-out images; 0 to 1."""
+    target_recall_drop: float = 0.05
+    """The same for the target of a backdoor, which careless repairs forget first; 0 to 1."""
     success: float = 0.05
     """Highest attack success rate that any synthesised trigger may keep on held-out images; 0 to 1."""
+
+    def __post_init__(self) -> None:
+        for name, share in vars(self).items():
+            if not 0 <= share <= 1:
+                raise UsageError(f"the guard's {name.replace('_', '-')} is {share:g}, wanted 0 to 1")
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Disjoint clean images, of every class in each where there are enough."""
+
+    fit: Images
+    """Repairs are made from these."""
+    select: Images
+    """Candidates are chosen by these."""
+    certify: Images
+    """Seen by the chosen candidate alone."""
+
+    @property
+    def scanned(self) -> Images:
+        """What a rescan may see: all but those that certify."""
+        parts = (self.fit, self.select)
+        x, y = torch.cat([p.x for p in parts]), torch.cat([p.y for p in parts])
+        return Images(x, y, self.fit.names, self.fit.path, self.fit.sha256)
+
+
+@dataclass(frozen=True)
+class Known:
+    """Synthesised triggers that a repair is to make fail."""
+
+    triggers: tuple[Trigger, ...] = ()
+    """Stacks of one."""
+    targets: tuple[int, ...] = ()
+    """One per trigger."""
+    sources: tuple[Sources, ...] = ()
+    """One per trigger."""
 
 
 @dataclass(frozen=True)
@@ -43,51 +103,118 @@ class Judgement:
     """The same on the candidate."""
     success_upper95: tuple[float, ...]
     """One-sided 95 % Clopper-Pearson upper bound on `success_after`."""
+    loss_upper95: float
+    """One-sided 95 % upper bound on the accuracy lost, from the images whose prediction changed."""
+    spent: float
+    """The larger share used of what may be lost in accuracy and kept in success; up to 1 if accepted."""
+    looks: int = 0
+    """How many candidates had been judged on these images by then, and the bounds allow for it; 0: they
+    do not."""
+
+
+def parts(images: Images, held_out: float, *, seed: int) -> Parts:
+    """Split the clean images. With the seed of a scan of these images, `certify` has none it searched on.
+
+    Raises DataError for too few images: wanted are four or more of a class.
+    """
+    shares = (1 - held_out, held_out * SELECTED, held_out * (1 - SELECTED))
+    return Parts(*split(images, shares, seed=seed))
 
 
 def judge(
     original: Classifier,
     candidate: Classifier,
     images: Images,
-    triggers: Sequence[Trigger],
-    targets: tuple[int, ...],
+    known: Known,
     config: GuardConfig,
+    *,
+    looks: int = 0,
 ) -> Judgement:
-    """Compare on held-out images. `triggers` are stacks of one, one per target."""
+    """Compare on held-out images. With `looks`, they are looked at for the so many-th time, from 1.
+
+    The k-th look gets 2/4^k of the error that the confidence allows. Over every way in which the verdicts of
+    earlier looks can lead to later candidates (2^(k-1) of them) that adds up to less than all of it, so the
+    bounds hold for whichever candidate is returned (Bonferroni, spent unevenly).
+    """
+    confidence = 1 - (1 - CONFIDENCE) * (2 / 4**looks if looks else 1)
     before, after = (measure.predictions(m, images.x) for m in (original, candidate))
-    accuracy = [(p == images.y).float().mean().item() for p in (before, after)]
-    drops, allowed = {}, {}
-    recalls = [measure.recalls(p, images.y, len(images.names)) for p in (before, after)]
-    for label in images.y.unique().tolist():
-        name = images.names[label]
-        drops[name] = (recalls[0][label] - recalls[1][label]).item()
-        allowed[name] = max(config.recall_drop, 1 / int((images.y == label).sum()))
-    hits = [
-        [measure.hits(m, images, triggers[i], t) for i, t in enumerate(targets)]
-        for m in (original, candidate)
-    ]
+    right = [p == images.y for p in (before, after)]
+    accuracy = [r.float().mean().item() for r in right]
+    drops = measure.recall_drops(before, after, images.y, len(images.names))
+    hits = [[_hits(m, images, known, i) for i in range(len(known.targets))] for m in (original, candidate)]
     success = [tuple(h.float().mean().item() for h in row) for row in hits]
-    upper = tuple(measure.upper_bound(int(h.sum()), len(h)) for h in hits[1])
-    worst = max(drops, key=lambda name: drops[name] - allowed[name])
-    failures = []
-    if not all(s <= config.success for s in success[1]):  # NaN, without images to measure on, fails too
-        failures.append(
-            f"a synthesised trigger still works on {max(success[1]):.1%} of held-out images "
-            f"(at most {config.success:.0%} allowed)"
-        )
-    if accuracy[0] - accuracy[1] > config.accuracy_drop + 1e-6:
-        failures.append(
-            f"clean accuracy falls from {accuracy[0]:.1%} to {accuracy[1]:.1%} "
-            f"(at most {config.accuracy_drop:.1%} allowed)"
-        )
-    if drops[worst] > allowed[worst] + 1e-6:
-        failures.append(
-            f"recall of class {worst!r} falls by {drops[worst]:.1%} (at most {allowed[worst]:.1%} allowed)"
-        )
+    allowed = max(config.accuracy_drop, 1 / len(images))
+    kept = [s / _allowed(config.success, len(h)) for s, h in zip(success[1], hits[1], strict=True)]
+    failures = [
+        *_too_successful(success[1], kept, config),
+        *_too_inaccurate(accuracy, allowed, config),
+        *_forgotten(drops, images, known.targets, config),
+    ]
+    works = f"triggers work on at most {max(success[1]):.1%} of held-out images, " if known.targets else ""
     reason = " and ".join(failures) or (
-        f"triggers work on at most {max(success[1]):.1%} of held-out images, "
-        f"clean accuracy {accuracy[0]:.1%} before and {accuracy[1]:.1%} after"
+        f"{works}clean accuracy {accuracy[0]:.1%} before and {accuracy[1]:.1%} after"
     )
     return Judgement(
-        not failures, reason, len(images), accuracy[0], accuracy[1], drops, success[0], success[1], upper
+        accepted=not failures,
+        reason=reason,
+        images=len(images),
+        accuracy_before=accuracy[0],
+        accuracy_after=accuracy[1],
+        recall_drop={n: d for n, d in zip(images.names, drops.tolist(), strict=True) if d == d},
+        success_before=success[0],
+        success_after=success[1],
+        success_upper95=tuple(measure.upper_bound(int(h.sum()), len(h), confidence) for h in hits[1]),
+        loss_upper95=measure.loss_bound(
+            int((right[0] & ~right[1]).sum()), int((right[1] & ~right[0]).sum()), len(images), confidence
+        ),
+        spent=max([(accuracy[0] - accuracy[1]) / allowed, *kept]),
+        looks=looks,
     )
+
+
+def _hits(model: Classifier, images: Images, known: Known, i: int) -> Bool[Tensor, " m"]:
+    """For each image that a trigger is for: is it given the target when stamped?"""
+    sources = known.sources[i]
+    if sources != "all":
+        wanted = torch.isin(images.y, torch.tensor(sources, device=images.y.device))
+        images = images.where(wanted) if bool(wanted.any()) else images
+    return measure.hits(model, images, known.triggers[i], known.targets[i])
+
+
+def _allowed(limit: float, count: int) -> float:
+    return max(limit, 1 / count) if count else 1.0
+
+
+def _too_successful(success: Sequence[float], kept: Sequence[float], config: GuardConfig) -> list[str]:
+    if all(k <= 1 + 1e-6 for k in kept):  # NaN, without images to measure on, fails too
+        return []
+    return [
+        f"a synthesised trigger still works on {max(success):.1%} of held-out images "
+        f"(at most {config.success:.0%} allowed)"
+    ]
+
+
+def _too_inaccurate(accuracy: Sequence[float], allowed: float, config: GuardConfig) -> list[str]:
+    if accuracy[0] - accuracy[1] <= allowed + 1e-6:
+        return []
+    return [
+        f"clean accuracy falls from {accuracy[0]:.1%} to {accuracy[1]:.1%} "
+        f"(at most {config.accuracy_drop:.1%} allowed)"
+    ]
+
+
+def _forgotten(drops: Tensor, images: Images, targets: tuple[int, ...], config: GuardConfig) -> list[str]:
+    """Of the class whose recall falls furthest beyond what is allowed, if any does."""
+    limit = torch.full((len(images.names),), config.recall_drop)
+    limit[list(targets)] = min(config.recall_drop, config.target_recall_drop)
+    counts = images.y.cpu().bincount(minlength=len(images.names))
+    limit = torch.maximum(limit, 1 / counts)
+    excess = (drops - limit).nan_to_num(-1.0)
+    worst = int(excess.argmax())
+    if excess[worst] <= 1e-6:
+        return []
+    kind = "the target class" if worst in targets else "class"
+    return [
+        f"recall of {kind} {images.names[worst]!r} falls by {drops[worst]:.1%} "
+        f"(at most {limit[worst]:.1%} allowed)"
+    ]

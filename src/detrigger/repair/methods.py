@@ -25,6 +25,8 @@ class Method:
     paper: str
     candidates: Callable[[Classifier], tuple[Candidate, ...]]
     """What it tries on a model, cheapest first; the guard chooses. Nothing if it does not apply."""
+    trigger_free: bool = False
+    """It needs no trigger: `triggers` and `targets` may be empty."""
 
 
 def _pruning(layer: str) -> Candidate:

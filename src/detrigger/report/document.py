@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import platform
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -13,13 +13,13 @@ from typing import Any
 import msgspec
 import torch
 
-from detrigger.clean import Attempt, Cleaning
+from detrigger.clean import Cleaning
 from detrigger.detect import ClassFinding, Finding
 from detrigger.errors import DataError
 from detrigger.identify import Match
-from detrigger.measure import CurvePoint
 from detrigger.model import Classifier
 from detrigger.report import schema
+from detrigger.report.document_repair import cleaning_values, repair_values
 from detrigger.scan import Backdoor, Cost, Scan
 from detrigger.trigger import Trigger
 
@@ -60,12 +60,12 @@ def document(
         "reasons": finding.reasons,
         "classes": finding.classes,
         "backdoors": _backdoors(scan, trigger_folder),
-        "repairs": [_repair(a) for a in cleaning.attempts] if cleaning else (),
+        "repairs": [repair_values(a) for a in cleaning.attempts] if cleaning else (),
         "cost": scan.cost,
         "seed": scan.seed,
         "config": scan.config,
         "family": scan.family,
-        "cleaning": _cleaning(cleaning) if cleaning else None,
+        "cleaning": cleaning_values(cleaning) if cleaning else None,
         "identification": list(matches),
     }
     return msgspec.convert(_plain(values), schema.Document)
@@ -237,50 +237,3 @@ def _backdoors(scan: Scan, folder: str) -> list[dict[str, Any]]:
         record = {f.name: getattr(b, f.name) for f in dataclasses.fields(b) if f.name != "trigger"}
         records.append(record | {"trigger": f"{stem}.safetensors", "picture": f"{stem}.png"})
     return records
-
-
-def _repair(attempt: Attempt) -> dict[str, Any]:
-    judged = attempt.judgement
-    each = [
-        {"before": before, "after": after, "upper95": upper}
-        for before, after, upper in zip(
-            judged.success_before, judged.success_after, judged.success_upper95, strict=True
-        )
-    ]
-    worst = {key: _highest(change[key] for change in each) for key in ("before", "after", "upper95")}
-    return {
-        "round": attempt.round,
-        "method": attempt.method,
-        "accepted": judged.accepted,
-        "reason": judged.reason,
-        "accuracy": {"before": judged.accuracy_before, "after": judged.accuracy_after},
-        "class_recall_drop": judged.recall_drop,
-        "synthesised_asr": worst | {"per_trigger": each},
-        "chosen": attempt.chosen,
-        "images": judged.images,
-        "seconds": attempt.seconds,
-        "curve": [_stop(point) for point in attempt.curve],
-    }
-
-
-def _stop(point: CurvePoint) -> dict[str, float]:
-    return {"share": point.share, "accuracy": point.accuracy, "success": point.success}
-
-
-def _highest(values: Iterable[float]) -> float | None:
-    return max((v for v in values if math.isfinite(v)), default=None)
-
-
-def _cleaning(cleaning: Cleaning) -> dict[str, Any]:
-    return {
-        "repaired": cleaning.repaired,
-        "reason": cleaning.reason,
-        "rescans": [
-            {
-                "verdict": again.finding.verdict,
-                "probability": again.finding.probability,
-                "targets": [b.target for b in again.backdoors],
-            }
-            for again in cleaning.scans[1:]
-        ],
-    }

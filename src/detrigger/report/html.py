@@ -77,6 +77,7 @@ def _environment() -> jinja2.Environment:
     environment.globals |= {
         "verdict": words.verdict,
         "repair": words.repair,
+        "certificate": words.certificate,
         "called": words.called,
         "unit_of": words.unit,
         "curves": charts.curves,

@@ -37,7 +37,9 @@ def _scan(report: Document, root: Path) -> ElementTree.Element:
 def _repair(report: Document, root: Path) -> ElementTree.Element:
     model = _model(report, root)
     case = _case(model, "clean or repaired", None)
-    if report.verdict != "clean" and not (report.cleaning and report.cleaning.repaired):
+    if report.verdict != "clean" and not (
+        report.cleaning and report.cleaning.repaired and not report.cleaning.doubt
+    ):
         told = words.repair(report)
         kind = "failure" if report.verdict == "backdoored" else "error"
         ElementTree.SubElement(case, kind, message=told, type=report.verdict).text = told

@@ -53,6 +53,30 @@ class CurveStop(msgspec.Struct, frozen=True, kw_only=True):
     """Highest attack success rate of the synthesised triggers there."""
 
 
+class CertificateRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A finalist against the original, on images that no other candidate of its kind had to please.
+
+    Neither repairs nor rescans saw them. The bounds allow for every candidate that was judged on them.
+    """
+
+    accepted: bool
+    """It passed the guard there, too."""
+    reason: str
+    """Why it did or did not."""
+    images: Index
+    """How many there are."""
+    looks: Index
+    """Candidates judged on them by then."""
+    accuracy: AccuracyChange
+    """Before and after."""
+    accuracy_loss_upper95: float | None
+    """One-sided 95 % upper bound on the clean accuracy lost, in [-1, 1]."""
+    class_recall_drop: dict[str, float | None]
+    """Per class name: recall before minus after."""
+    synthesised_asr: WorstSuccessChange
+    """Before and after."""
+
+
 class RepairRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One attempt at a repair, judged on images not used to make it."""
 
@@ -78,6 +102,8 @@ class RepairRecord(msgspec.Struct, frozen=True, kw_only=True):
     """It took."""
     curve: tuple[CurveStop, ...] = ()
     """How accuracy and success went on the way."""
+    certificate: CertificateRecord | None = None
+    """Null if it was no finalist."""
 
 
 class Rescan(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,14 +115,22 @@ class Rescan(msgspec.Struct, frozen=True, kw_only=True):
     """That it is still backdoored."""
     targets: tuple[Index, ...]
     """Of the backdoors found."""
+    round: Index = 0
+    """The round that it came after; 0 where it was not told."""
+    seed: int | None = None
+    """Of the scan."""
 
 
 class CleaningRecord(msgspec.Struct, frozen=True, kw_only=True):
     """How the loop of repair and rescan ended."""
 
     repaired: bool
-    """Candidates were accepted, and the last rescan does not say `backdoored`."""
+    """A candidate was accepted and certified, and no rescan of it says `backdoored`."""
     reason: str
     """Why the loop ended."""
     rescans: tuple[Rescan, ...]
-    """One per accepted round."""
+    """One or more per accepted round."""
+    doubt: bool = False
+    """Repaired, but a rescan is inconclusive."""
+    certificate: CertificateRecord | None = None
+    """Of the repaired model; null if there is none."""

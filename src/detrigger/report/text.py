@@ -36,7 +36,9 @@ def summary(report: Document, *, folder: Path | str | None = None) -> Group:
     parts: list[RenderableType] = [_coloured(verdict, STYLES[report.verdict])]
     repair = words.repair(report)
     if repair and report.cleaning:
-        parts.append(_coloured(repair, "bold green" if report.cleaning.repaired else "bold yellow"))
+        sure = report.cleaning.repaired and not report.cleaning.doubt
+        parts.append(_coloured(repair, "bold green" if sure else "bold yellow"))
+        parts += [Text(line) for line in [words.certificate(report)] if line]
     reasons = [words.printable(reason) for reason in report.reasons]
     parts += _bullets([reason for reason in reasons if reason.rstrip(". ") not in verdict])
     if report.classes:
@@ -174,9 +176,10 @@ def _repairs(report: Document) -> list[RenderableType]:
             style="bold" if r.chosen else "",
         )
     refused = [
-        f"round {r.round}, {words.printable(r.method)}: {words.printable(r.reason)}"
+        f"round {r.round}, {words.printable(r.method)}: {words.printable(judged.reason)}"
         for r in report.repairs
-        if not r.accepted
+        for judged in (r, r.certificate)
+        if judged and not judged.accepted
     ]
     return [table, Text(""), *_bullets(refused)] if refused else [table]
 

@@ -1,0 +1,114 @@
+"""Several repairs, cheapest first: each is judged, and the best that passes the guard is certified."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from dataclasses import dataclass
+
+from detrigger.errors import UsageError
+from detrigger.measure import CurvePoint
+from detrigger.model import Classifier
+from detrigger.repair.guard import GuardConfig, Judgement, Known, Parts, judge
+from detrigger.repair.methods import AUTO, METHODS
+
+MARGIN = 0.5
+"""A candidate that uses up no more than this share of what it may lose and keep ends the search."""
+
+FINALISTS = 3
+"""Candidates of one round that may ask for a certificate, until one gets it."""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One candidate of one round."""
+
+    round: int
+    """From 1."""
+    method: str
+    """With what matters of its options, e.g. `prune fc:in, 3 of 64 neurons`."""
+    judgement: Judgement
+    """On the images by which candidates are chosen."""
+    chosen: bool
+    """It became the model that the next round starts from."""
+    curve: tuple[CurvePoint, ...] = ()
+    seconds: float = 0.0
+    certificate: Judgement | None = None
+    """On images that only finalists see; None if it was none of them."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A candidate with what is said of it."""
+
+    model: Classifier
+    attempt: Attempt
+
+
+def check(method: str) -> None:
+    """Raises UsageError for an unknown method."""
+    if method not in (*METHODS, "auto"):
+        raise UsageError(f"no repair {method!r}; choose auto, {', '.join(METHODS)}")
+
+
+def tried(
+    original: Classifier,
+    current: Classifier,
+    parts: Parts,
+    known: Known,
+    method: str,
+    guard: GuardConfig,
+    *,
+    number: int,
+    seed: int,
+) -> tuple[Trial, ...]:
+    """Candidates made from `current` in round `number`, judged against the original, in the order of trial.
+
+    With `auto` the methods follow one another until a candidate passes with a margin; without triggers those
+    that need some are left out. Raises UsageError if the method does not apply to the network.
+    """
+    trials: list[Trial] = []
+    names = AUTO if method == "auto" else (method,)
+    for name in (n for n in names if known.triggers or METHODS[n].trigger_free):
+        for candidate in METHODS[name].candidates(current):
+            began = time.perf_counter()
+            repaired = candidate(current, parts.fit, known.triggers, known.targets, seed + number)
+            judgement = judge(original, repaired.model, parts.select, known, guard)
+            seconds = time.perf_counter() - began
+            attempt = Attempt(number, repaired.label, judgement, False, repaired.curve, seconds)
+            trials.append(Trial(repaired.model, attempt))
+        if any(t.attempt.judgement.accepted and t.attempt.judgement.spent <= MARGIN for t in trials):
+            break
+    if not trials:
+        raise UsageError(f"repair {method!r} does not apply to this network; use --method auto")
+    return tuple(trials)
+
+
+def certified(
+    original: Classifier,
+    trials: tuple[Trial, ...],
+    parts: Parts,
+    known: Known,
+    guard: GuardConfig,
+    *,
+    looks: int,
+) -> tuple[Trial, ...]:
+    """The trials with the certificates of the finalists; at most one is chosen.
+
+    Finalists are the best of those that passed the guard, in an order that the certifying images have no part
+    in; they had been looked at `looks` times before.
+    """
+    passed = sorted((t for t in trials if t.attempt.judgement.accepted), key=_badness)
+    told = {id(trial): trial for trial in trials}
+    for look, trial in enumerate(passed[:FINALISTS], looks + 1):
+        found = judge(original, trial.model, parts.certify, known, guard, looks=look)
+        attempt = dataclasses.replace(trial.attempt, certificate=found, chosen=found.accepted)
+        told[id(trial)] = Trial(trial.model, attempt)
+        if found.accepted:
+            break
+    return tuple(told.values())
+
+
+def _badness(trial: Trial) -> float:
+    judged = trial.attempt.judgement
+    return max(judged.success_after, default=0.0) + judged.accuracy_before - judged.accuracy_after
