@@ -62,8 +62,9 @@ ONLY_IN = {
     "rich": {"cli", "report", "bench"},
     "PIL": {"load", "report", "bench"},
     "jinja2": {"report", "bench"},
+    "torchvision": {"load", "bench"},
 }
-LAZY = {"timm", "torchvision", "pyarrow"}
+LAZY = {"timm", "torchvision", "pyarrow", "sklearn"}
 """Heavy: imported inside a function, when needed."""
 
 TOOLS = {"dev", "docs"}
@@ -189,7 +190,8 @@ def test_packages_of_others_are_declared_and_declared_ones_are_used() -> None:
     lines = project["dependencies"] + [line for name in extras if name not in TOOLS for line in extras[name]]
     declared = {re.split(r"[^\w-]", line)[0] for line in lines}
     used = set().union(*(foreign(tree(path)) for path in MODULES.values()))
-    assert {"pillow" if name == "PIL" else name for name in used} == declared
+    renamed = {"PIL": "pillow", "sklearn": "scikit-learn"}
+    assert {renamed.get(name, name) for name in used} == declared
 
 
 def test_public_names_are_sorted_where_they_are_listed() -> None:

@@ -81,7 +81,7 @@ def read(plan: DataPlan, root: Path) -> Source:
     path = root / plan.path
     try:
         if path.suffix == ".npz":
-            train, test = _arrays(path)
+            train, test = arrays(path)
         else:
             train, test = _archive(path, plan)
     except (OSError, KeyError, ValueError, zipfile.BadZipFile, tarfile.TarError) as error:
@@ -128,26 +128,28 @@ def _slices(test: Pixels, plan: DataPlan) -> tuple[Pixels, Pixels]:
     return test.where(torch.cat(scanner)), test.where(torch.cat(judge))
 
 
-def _arrays(path: Path) -> tuple[Pixels, Pixels]:
+def arrays(path: Path) -> tuple[Pixels, Pixels]:
+    """To train on and to test on, from an `.npz`; classes are called by their numbers."""
     with np.load(path, allow_pickle=False) as file:
         found = {name: torch.from_numpy(file[name]) for name in ("x_train", "y_train", "x_test", "y_test")}
     names = tuple(str(c) for c in range(int(found["y_train"].max()) + 1))
     train, test = (
-        Pixels(_channels_first(found[f"x_{part}"]), found[f"y_{part}"].long(), names)
+        Pixels(channels_first(found[f"x_{part}"]), found[f"y_{part}"].long(), names)
         for part in ("train", "test")
     )
     return train, test
 
 
-def _channels_first(x: Tensor) -> UInt8[Tensor, "n c h w"]:
+def channels_first(x: Tensor) -> UInt8[Tensor, "n c h w"]:
+    """From n h w or n h w c."""
     return (x[..., None] if x.ndim == 3 else x).permute(0, 3, 1, 2).contiguous()
 
 
 def _archive(path: Path, plan: DataPlan) -> tuple[Pixels, Pixels]:
-    found = [(PurePosixPath(name), pixels) for name, pixels in _members(path)]
+    found = [(PurePosixPath(name), pixels) for name, pixels in members(path)]
     names = tuple(sorted({name.parent.name for name, _ in found}))
     everything = Pixels(
-        _channels_first(torch.from_numpy(np.stack([pixels for _, pixels in found]))),
+        channels_first(torch.from_numpy(np.stack([pixels for _, pixels in found]))),
         torch.tensor([names.index(name.parent.name) for name, _ in found]),
         names,
     )
@@ -168,7 +170,7 @@ def _divided(pixels: Pixels, plan: DataPlan) -> Tensor:
     return chosen
 
 
-def _members(path: Path) -> Iterator[tuple[str, NDArray[np.uint8]]]:
+def members(path: Path) -> Iterator[tuple[str, NDArray[np.uint8]]]:
     """Name and pixels (h w c) of every picture in an archive, by name."""
     if path.suffix == ".zip":
         with zipfile.ZipFile(path) as file:
