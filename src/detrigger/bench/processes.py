@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
+import resource
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from typing import Protocol, TypeVar, runtime_checkable
@@ -49,3 +51,9 @@ def processes(jobs: int, *, fresh: bool = False) -> Run:
             pool.shutdown(cancel_futures=True)
 
     return run
+
+
+def peak_memory() -> int:
+    """Of this process so far, in bytes; macOS counts bytes, others kilobytes."""
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024

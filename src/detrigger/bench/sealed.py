@@ -7,8 +7,6 @@ before anybody looks at the model's record.
 from __future__ import annotations
 
 import dataclasses
-import resource
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -16,6 +14,7 @@ from pathlib import Path
 
 import msgspec
 
+from detrigger.bench.processes import peak_memory
 from detrigger.clean import Cleaning, clean
 from detrigger.errors import InputError
 from detrigger.images import Images
@@ -123,11 +122,5 @@ def _write(
     for backdoor, entry in zip(found.backdoors, told.backdoors, strict=True):
         path = sealed.card.parent / entry.trigger
         save_trigger(backdoor.trigger, path, target=backdoor.target, family=backdoor.family)
-    card = Card(scan=told, peak_memory=_peak_memory(), repaired=repaired)
+    card = Card(scan=told, peak_memory=peak_memory(), repaired=repaired)
     write_atomically(sealed.card, msgspec.json.format(msgspec.json.encode(card), indent=1) + b"\n")
-
-
-def _peak_memory() -> int:
-    """Of this process so far, in bytes; macOS counts bytes, others kilobytes."""
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else most * 1024

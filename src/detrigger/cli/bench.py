@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,10 +24,13 @@ from detrigger.bench.poison_rate import bench_poison_rate, read_rate_plan
 from detrigger.bench.poison_rate_page import notes
 from detrigger.bench.poison_rate_page import table as rate_table
 from detrigger.bench.processes import processes
+from detrigger.bench.speed import Order, PeerOrder, bench_speed
+from detrigger.bench.speed_table import speed_tables
 from detrigger.bench.tables import tables
 from detrigger.bench.zoo import ZooConfig, bench_zoo
 from detrigger.bench.zoo_build import build_zoo
 from detrigger.cli.console import progress, show
+from detrigger.cli.inputs import InputFlags, read_inputs
 from detrigger.cli.results import check_folder
 from detrigger.errors import UsageError
 from detrigger.save import write_atomically
@@ -106,6 +110,44 @@ def zoo(
             folder, out, config, scan_config, run=processes(jobs, fresh=True), said=callback
         )
     for table in tables(rows, summary):
+        show(table)
+    return 0
+
+
+@bench.command
+def speed(
+    model: Path,
+    /,
+    *,
+    inputs: InputFlags,
+    config: Annotated[ScanConfig, Parameter(name="*")] = ScanConfig(),
+    peer: Annotated[tuple[str, ...], Parameter(negative_iterable="", consume_multiple=False)] = (),
+) -> int:
+    """Say how fast scans of a model are, where the time goes, and what could be better.
+
+    Scans it four times and more, each time in a process of its own with one thread per job.
+
+    Parameters
+    ----------
+    model
+        As for `scan`.
+    peer
+        Adapter of another detector, ADAPTER.py or ADAPTER.py=CHECKOUT, to be run on the same model; repeat
+        for more. Adapters are run: benchmarks/peers has some.
+    """
+    opened = functools.partial(read_inputs, model, inputs)
+    opened()  # so that bad input is refused here, and not in another process
+    others = [
+        PeerOrder(opened, Path(path), checkout) for path, _, checkout in (p.partition("=") for p in peer)
+    ]
+    for other in others:
+        if not other.adapter.is_file():
+            raise UsageError(f"--peer {other.adapter} is not there; give ADAPTER.py or ADAPTER.py=CHECKOUT")
+    with progress("measuring") as callback:
+        found = bench_speed(
+            Order(opened, config, seed=inputs.seed), others, run=processes(1, fresh=True), said=callback
+        )
+    for table in speed_tables(found):
         show(table)
     return 0
 
