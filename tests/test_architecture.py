@@ -49,7 +49,7 @@ SHARED = {
     "repair": {"repair"},  # the noun that repairs return stands in the package itself
     "attack": {"attack", "attack.poisoning", "attack.patches", "attack.pictures"},
     "load": {"load.pictures"},  # what listed images are, and how they are decoded
-    "load.inspect": {"load"},  # a second verb on files, made of the first one's parts
+    "load.weights": {"load.safetensors_file", "load.state_dict"},
 }
 """What the files of a package, or one of them, may import of it all the same."""
 

@@ -299,7 +299,7 @@ def test_inspect_tells_safe_from_dangerous_by_its_exit_code(
     assert "modelx.pth" in "".join(said.out.split())
     safe = call(capsys, ["inspect", str(files.bad)])
     assert (safe.code, safe.err) == (0, "") and safe.out.startswith("SAFE TO READ: ")
-    told = json.loads(call(capsys, ["inspect", str(files.bad), "--format", "json"]).out)
+    (told,) = json.loads(call(capsys, ["inspect", str(files.bad), "--format", "json"]).out)
     assert told["format"] == "safetensors" and ["conv2.bias", [7], "float32"] in told["tensors"]
     assert not marker.exists()
 

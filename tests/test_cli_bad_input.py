@@ -183,8 +183,11 @@ MODELS: dict[str, tuple[Callable[[Path, Files], Path], str]] = {
     "nothing there": (missing, "there is no file"),
     "truncated safetensors": (truncated, "is a damaged safetensors file"),
     "an empty file": (empty_file, "is an empty file"),
-    "a checkpoint with a payload": (with_payload, "system when opened, so it is not opened"),
-    "a pickle with a payload": (bare_payload, "is a Python pickle that would import"),
+    "a checkpoint with a payload": (
+        with_payload,
+        "system when opened with ordinary tools, so it is not used",
+    ),
+    "a pickle with a payload": (bare_payload, "is a Python pickle that would call"),
     "weights that are no numbers": (not_a_number, "conv1.weight holds NaN or infinite values"),
     "weights of another network": (other_network, "the weights do not fit"),
     "a folder": (a_folder, "is a folder; give the weights file itself"),

@@ -13,9 +13,10 @@ from nets import NET
 from safetensors.torch import save, save_file
 
 from detrigger.errors import ModelError
-from detrigger.files.pickles import UNKNOWN, names
+from detrigger.files.archive import in_pickle
+from detrigger.files.inspect import inspect_file
+from detrigger.files.machine import UNKNOWN
 from detrigger.files.sniff import sniff
-from detrigger.load.inspect import inspect_file
 
 
 def torchscript(path: Path) -> Path:
@@ -34,6 +35,12 @@ def with_header(path: Path, entries: object, data: bytes) -> Path:
     text = json.dumps(entries).encode()
     path.write_bytes(len(text).to_bytes(8, "little") + text + data)
     return path
+
+
+def names(data: bytes) -> tuple[tuple[str, ...], bool]:
+    """What pickles would use besides plain tensors, and whether they were read to their end."""
+    found = in_pickle(data)
+    return tuple(run.name for run in found.would_run), not found.findings
 
 
 def test_formats_are_told_by_their_bytes(tmp_path: Path) -> None:
@@ -98,8 +105,8 @@ def test_a_payload_is_found_in_every_pickle_protocol(tmp_path: Path, protocol: i
 
 def test_names_put_together_at_run_time_are_found_or_called_unknown() -> None:
     assert names(from_memo()) == (("os.system",), True)
-    assert names(unknown_name()) == ((UNKNOWN,), True)
-    assert names(b"\x80\x02\x82\x05.") == (("copyreg extension 5",), True)
+    assert names(unknown_name()) == ((str(UNKNOWN),), True)
+    assert names(b"\x80\x02\x82\x05.") == (("copyreg extension.5",), True)
     assert names(b"(S'true'\nios\nsystem\n.") == (("os.system",), True)
 
 
@@ -111,7 +118,7 @@ def test_a_pickle_broken_after_its_payload_is_dangerous_and_the_payload_named(tm
     path = archive(tmp_path / "m.pth", {"m/data.pkl": from_memo()[:-1] + b"\xff", "m/version": b"3\n"})
     seen = inspect_file(path)
     assert [g.name for g in seen.would_run] == ["os.system"]
-    assert any("cannot be read to its end" in f for f in seen.findings)
+    assert any("cannot be read to its end" in f.sentence for f in seen.findings)
     harmless = inspect_file(archive(tmp_path / "m.pth", {"m/data.pkl": b"\x80\x02}", "m/version": b"3\n"}))
     assert harmless.dangerous and not harmless.would_run
 
@@ -134,7 +141,7 @@ def test_a_payload_in_a_member_without_a_pickle_name_is_found(tmp_path: Path) ->
 def test_torchscript_is_dangerous(tmp_path: Path) -> None:
     seen = inspect_file(torchscript(tmp_path / "m.pt"))
     assert seen.format == "torchscript" and seen.dangerous
-    assert any("TorchScript code" in f for f in seen.findings)
+    assert any("run the code that is in it" in f.sentence for f in seen.findings)
 
 
 def test_a_pt2_that_asks_for_pickles_is_dangerous_and_one_of_plain_tensors_is_explained(
@@ -142,7 +149,7 @@ def test_a_pt2_that_asks_for_pickles_is_dangerous_and_one_of_plain_tensors_is_ex
 ) -> None:
     seen = inspect_file(exported(tmp_path / "m.pt2"))
     assert seen.format == "pt2" and not seen.dangerous
-    assert any("torch.export.load" in f for f in seen.findings)
+    assert any("torch.export.load" in f.sentence for f in seen.findings)
     config = b'{"config": {"w": {"path_name": "weight_0", "use\\u005fpickle": true}}}'
     asking = archive(tmp_path / "n.pt2", {"m/archive_format": b"pt2", "m/data/weights/config.json": config})
     assert inspect_file(asking).dangerous
@@ -151,16 +158,16 @@ def test_a_pt2_that_asks_for_pickles_is_dangerous_and_one_of_plain_tensors_is_ex
 def test_members_with_paths_that_leave_the_folder_or_come_twice_are_flagged(tmp_path: Path) -> None:
     for name in ("../../evil", "/etc/passwd", "C:\\evil", "a\\..\\..\\evil"):
         seen = inspect_file(archive(tmp_path / "m.zip", {name: b"x"}))
-        assert seen.dangerous and "outside its folder" in seen.findings[0]
+        assert seen.dangerous and "outside its folder" in seen.findings[0].sentence
     seen = inspect_file(archive(tmp_path / "m.pth", {"m/data.pkl": pickle.dumps({}), "m/DATA.pkl": b"N."}))
-    assert seen.dangerous and "readers may see different ones" in seen.findings[0]
+    assert seen.dangerous and "readers may see different ones" in seen.findings[0].sentence
 
 
 def test_an_archive_bomb_is_read_within_a_limit(tmp_path: Path) -> None:
     path = archive(tmp_path / "m.pth", {"m/data.pkl": bytes(80 << 20)})
     assert path.stat().st_size < 1 << 20
     seen = inspect_file(path)
-    assert seen.dangerous and any("too large to be looked through" in f for f in seen.findings)
+    assert seen.dangerous and any("too large to be looked through" in f.sentence for f in seen.findings)
 
 
 def test_a_member_that_one_reader_cannot_read_is_dangerous(tmp_path: Path) -> None:
@@ -170,7 +177,7 @@ def test_a_member_that_one_reader_cannot_read_is_dangerous(tmp_path: Path) -> No
     data[14] ^= 255
     path.write_bytes(data)
     seen = inspect_file(path)
-    assert seen.dangerous and "cannot be read" in seen.findings[0]
+    assert seen.dangerous and "cannot be read" in seen.findings[0].sentence
 
 
 def test_arrays_of_objects_are_dangerous_and_plain_ones_are_not(tmp_path: Path) -> None:
@@ -193,7 +200,7 @@ def test_a_dishonest_safetensors_header_is_found_out(tmp_path: Path) -> None:
     a = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
 
     def findings(entries: object, data: bytes) -> str:
-        return " ".join(inspect_file(with_header(path, entries, data)).findings)
+        return " ".join(f.sentence for f in inspect_file(with_header(path, entries, data)).findings)
 
     assert findings({"a": a}, bytes(8)) == ""
     assert "truncated" in findings({"a": a}, bytes(5))
@@ -205,9 +212,9 @@ def test_a_dishonest_safetensors_header_is_found_out(tmp_path: Path) -> None:
     assert "not known" in findings({"a": a | {"dtype": "F99"}}, bytes(8))
     assert "lacks" in findings({"a": 5}, b"")
     path.write_bytes((1 << 62).to_bytes(8, "little") + b"{}")
-    assert "claims 4611686018427387904 bytes" in inspect_file(path).findings[0]
+    assert "claims 4611686018427387904 bytes" in inspect_file(path).findings[0].sentence
     path.write_bytes((5).to_bytes(8, "little") + b"{abcd")
-    assert "not valid JSON" in inspect_file(path).findings[0]
+    assert "not valid JSON" in inspect_file(path).findings[0].sentence
 
 
 def test_a_folder_is_described(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from safetensors.torch import save_file, save_model
 from torch import nn
 
 from detrigger.errors import DataError, ModelError, UsageError
-from detrigger.load import read_tensors, state_dict
+from detrigger.load import read_tensors
 from detrigger.load.architecture import build
 from detrigger.model import Preprocessing
 
@@ -32,7 +32,7 @@ def test_weights_come_back_bit_by_bit(tmp_path: Path, arch: str, how: str) -> No
     torch.testing.assert_close(model(x), logits(NET, x))
     assert all(torch.equal(v, NET.state_dict()[k]) for k, v in model.net.state_dict().items())
     assert model.classes == NAMES and not model.probabilities
-    assert model.origin.format == ("safetensors" if how == "safetensors" else "state-dict")
+    assert model.origin.format == {"zip": "state-dict", "legacy": "legacy-state-dict"}.get(how, how)
     assert model.origin.path == str(path) and len(model.origin.sha256) == 64
     assert model.origin.architecture == f"{arch} classes=5"
 
@@ -62,32 +62,21 @@ def test_a_checkpoint_is_unwrapped_and_prefixes_are_taken_off(tmp_path: Path, ar
 def test_a_payload_in_a_checkpoint_is_named_and_does_not_run(tmp_path: Path, legacy: bool) -> None:
     marker = tmp_path / "marker"
     path = checkpoint(tmp_path / "m.pth", marker, _use_new_zipfile_serialization=not legacy)
-    with pytest.raises(ModelError, match=r"would import posix.system when opened, so it is not opened"):
+    with pytest.raises(
+        ModelError, match=r"would call posix.system when opened with ordinary tools, so it is not used"
+    ):
         read_tensors(path)
-    with pytest.raises(ModelError, match=r"a Python pickle that would import posix.system"):
+    with pytest.raises(ModelError, match=r"a Python pickle that would call posix.system"):
         read_tensors(plain_pickle(tmp_path / "m.pkl", marker, 4))
     assert not marker.exists()
-
-
-def test_pytorch_too_is_told_to_read_nothing_but_weights(tmp_path: Path) -> None:
-    marker = tmp_path / "marker"
-    with pytest.raises(ModelError, match=r"cannot read .* as a state dict"):
-        state_dict.read(checkpoint(tmp_path / "m.pth", marker))
-    assert not marker.exists()
-
-
-def test_a_pickled_module_is_refused_with_what_to_do(tmp_path: Path) -> None:
-    torch.save(NET, tmp_path / "m.pth")
-    with pytest.raises(ModelError, match=r"would import torch\.nn\.modules\.\S+, .* save the weights alone"):
-        read_tensors(tmp_path / "m.pth")
 
 
 def test_what_is_no_state_dict_is_refused(tmp_path: Path) -> None:
     for value, message in (
         ({"epoch": 3, "lr": 0.1}, "a mapping with keys epoch, lr, wanted a state dict"),
-        ([1], "holds list"),
-        ({}, "holds dict"),
-        ({"a": torch.eye(2).to_sparse()}, "would import torch._utils._rebuild_sparse_tensor"),
+        ([1], "holds a list"),
+        ({}, r"holds a mapping with keys \(none\)"),
+        ({"a": torch.eye(2).to_sparse()}, "would call torch._utils._rebuild_sparse_tensor"),
     ):
         torch.save(value, tmp_path / "m.pth")
         with pytest.raises(ModelError, match=message):
@@ -120,10 +109,10 @@ def test_truncated_and_damaged_files_are_one_line(tmp_path: Path) -> None:
 def test_formats_that_are_not_read_say_what_to_do(tmp_path: Path) -> None:
     path = tmp_path / "m"
     archive(path, {"m/archive_format": b"pt2"})
-    with pytest.raises(ModelError, match=r"torch.export program .*save the weights alone"):
+    with pytest.raises(ModelError, match=r"holds no list of weights; export it again with PyTorch 2.8"):
         read_tensors(path)
     archive(path, {"m/data.pkl": b"N.", "m/constants.pkl": b"N."})
-    with pytest.raises(ModelError, match=r"TorchScript program; it is not opened"):
+    with pytest.raises(ModelError, match=r"holds a NoneType, wanted a state dict"):
         read_tensors(path)
     archive(path, {"config.json": b"{}", "model.weights.h5": b""})
     with pytest.raises(ModelError, match=r"Keras 3 model; .*ONNX"):

@@ -13,14 +13,12 @@ from PIL import Image
 from rich.console import Console, RenderableType
 
 from detrigger.errors import DataError
-from detrigger.files.pickles import Global
-from detrigger.load.inspect import Inspection
 from detrigger.report import charts, words
 from detrigger.report.document import decode, document, encode, read, restore
 from detrigger.report.html import page
 from detrigger.report.pictures import mask_png, png, trigger_png
 from detrigger.report.schema import Document, json_schema
-from detrigger.report.text import inspection_table, match_table, summary
+from detrigger.report.text import match_table, summary
 from detrigger.scan import Scan
 
 EVIL = "<script>alert(1)</script>"
@@ -364,26 +362,6 @@ def test_a_match_is_shown_with_its_three_measures():
     text = printed(match_table(samples.match(), samples.names(10)))
     for figure in ("99.8 %", "100 %", "44.0 %", "0.93", "fc:in", "7.42", "6.93", "0.11", "0.97"):
         assert figure in text
-
-
-def test_an_inspection_says_what_would_run():
-    found = Inspection(
-        path="evil.pth",
-        format="pickle",
-        description="a pickle",
-        size_bytes=1234,
-        sha256="ab" * 32,
-        tensors=(("fc\x1b[31m.weight", (10, 64), "float32"),),
-        parameters=640,
-        would_run=(Global("os.system", "data.pkl"),),
-        findings=("a sentence",),
-        dangerous=True,
-    )
-    text = printed(inspection_table(found))
-    assert text.startswith("DANGEROUS") and "os.system (data.pkl)" in text and "1,234 bytes" in text
-    assert "fc\\x1b[31m.weight" in text and "10×64" in text
-    harmless = dataclasses.replace(found, would_run=(), dangerous=False)
-    assert printed(inspection_table(harmless)).startswith("SAFE")
 
 
 # pictures

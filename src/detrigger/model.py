@@ -26,11 +26,15 @@ class Origin:
     path: str = ""
     """File as the user named it."""
     format: str = "memory"
-    """`safetensors`, `state-dict` or `memory`."""
+    """`safetensors`, `state-dict`, `legacy-state-dict`, `torchscript`, `pt2` or `memory`."""
     sha256: str = ""
     """Of the file's bytes."""
     architecture: str = ""
     """`timm:NAME`, `torchvision:NAME` or `file.py:factory`, with its arguments."""
+    within: tuple[str, ...] = ()
+    """Keys of a checkpoint that led to the weights."""
+    prefix: str = ""
+    """What was taken off the names of the weights."""
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import secrets
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save as to_safetensors
@@ -15,23 +17,33 @@ from detrigger.errors import OutputError, UsageError
 from detrigger.model import Classifier
 from detrigger.trigger import FAMILIES, Trigger
 
+_SAFETENSORS = ("safetensors", "memory")
+"""Formats of models that are saved as safetensors."""
 
-def save_classifier(model: Classifier, path: Path | str) -> None:
-    """Write the weights in the format they came in: a state dict for one, else safetensors.
 
-    Names and types are those of the network. Weights that are shared are written under each of their names.
+def save_classifier(model: Classifier, path: Path | str) -> str:
+    """Write the weights in the format they came in, and return the SHA-256 of the file as hexadecimal digits.
+
+    That is safetensors, or else a state dict with nothing but tensors in it, for a checkpoint under the same
+    keys; what was a program or a whole pickled module becomes one too. Names are those of the file, types
+    those of the network. Weights that are shared are written under each of their names.
     Raises OutputError if the path cannot be written, or is the file the model was loaded from.
     """
     path = Path(path)
-    if model.origin.path:
-        check_target(path, Path(model.origin.path))
-    state = {name: _alone(value) for name, value in model.net.state_dict().items()}
-    if model.origin.format == "state-dict":
-        buffer = io.BytesIO()
-        torch.save(state, buffer)
-        write_atomically(path, buffer.getvalue())
+    origin = model.origin
+    if origin.path:
+        check_target(path, Path(origin.path))
+    state = {origin.prefix + name: _alone(value) for name, value in model.net.state_dict().items()}
+    if origin.format in _SAFETENSORS:
+        data = to_safetensors(state, metadata={"format": "pt"})
     else:
-        write_atomically(path, to_safetensors(state, metadata={"format": "pt"}))
+        buffer, nested = io.BytesIO(), dict[str, Any](state)
+        for key in reversed(origin.within):
+            nested = {key: nested}
+        torch.save(nested, buffer)
+        data = buffer.getvalue()
+    write_atomically(path, data)
+    return hashlib.sha256(data).hexdigest()
 
 
 def check_target(path: Path, original: Path) -> None:

@@ -17,8 +17,9 @@ import msgspec
 from detrigger.bench.processes import peak_memory
 from detrigger.clean import Cleaning, clean
 from detrigger.errors import InputError
+from detrigger.files.inspect import sha256
 from detrigger.images import Images
-from detrigger.load import load_classifier, load_images, sha256
+from detrigger.load import load_classifier, load_images
 from detrigger.model import Classifier
 from detrigger.report.document import document
 from detrigger.report.schema import Document

@@ -8,12 +8,15 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from detrigger.errors import OutputError
-from detrigger.heats import Progress as Callback
+
+if TYPE_CHECKING:  # it would bring torch, which takes seconds
+    from detrigger.heats import Progress as Callback
 
 PAUSE = 30.0
 """Seconds between lines of progress where there is no terminal to draw a bar on."""

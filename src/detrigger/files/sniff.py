@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-import pickletools
-import zipfile
+import io
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
 from detrigger.errors import ModelError
+from detrigger.files.machine import Machine, Unreadable
+from detrigger.files.zips import Damaged, opened
 
 _WEIGHTS_ALONE = (
     "it is not opened, for that could run code from it; save the weights alone, as safetensors or with "
     "torch.save(model.state_dict(), FILE), and name the architecture with --arch"
 )
-_EXPORT = "save the state dict of its PyTorch model as safetensors and name the architecture with --arch"
+_KERAS = (
+    "export it to ONNX where you trust it: keras.saving.load_model(FILE).export('model.onnx', format='onnx')"
+)
+_TENSORFLOW = "export it to ONNX where you trust it: python -m tf2onnx.convert"
 _AGAIN = "copy or download it again"
 _DATA = "this is data, not a model; give it with --data"
 _ZIP = b"PK\x03\x04"
 _EMPTY_ZIP = b"PK\x05\x06"
 _HEAD = 4096
-_SMALL = 1 << 20
+_READ = 64 << 20
+"""Bytes of a file without a mark of its own that are looked through for pickles."""
 
 
 @dataclass(frozen=True)
@@ -39,14 +45,28 @@ FORMATS: dict[str, Format] = {
         Format("safetensors", "a safetensors file"),
         Format("state-dict", "a PyTorch checkpoint (zip with a pickle)"),
         Format("legacy-state-dict", "a PyTorch checkpoint in the format before 1.6 (pickles)"),
+        Format("torchscript", "a TorchScript program"),
+        Format("pt2", "a torch.export program (.pt2)"),
         Format("pickle", "a Python pickle", _WEIGHTS_ALONE),
-        Format("torchscript", "a TorchScript program", _WEIGHTS_ALONE),
-        Format("pt2", "a torch.export program (.pt2)", _WEIGHTS_ALONE),
-        Format("onnx", "an ONNX model", f"ONNX is not supported yet; {_EXPORT}"),
-        Format("hdf5", "an HDF5 file (Keras 2 models are such)", f"Keras is not supported; {_EXPORT}"),
-        Format("keras", "a Keras 3 model", f"Keras is not supported yet; export it to ONNX, or {_EXPORT}"),
+        Format(
+            "onnx",
+            "an ONNX model",
+            "ONNX is not supported yet; save the state dict of its PyTorch model as safetensors and name the "
+            "architecture with --arch",
+        ),
+        Format("hdf5", "an HDF5 file (Keras 2 models are such)", _KERAS),
+        Format("keras", "a Keras 3 model", _KERAS),
+        Format("tflite", "a TensorFlow Lite model", f"{_TENSORFLOW} --tflite FILE --output model.onnx"),
+        Format(
+            "saved-model",
+            "a TensorFlow SavedModel folder",
+            f"{_TENSORFLOW} --saved-model FOLDER --output model.onnx",
+        ),
+        Format("gguf", "a GGUF file of a language model", "only image classifiers can be scanned"),
         Format("npz", "a NumPy archive (.npz)", _DATA),
+        Format("npy", "a NumPy array (.npy)", _DATA),
         Format("zip", "a zip archive, but not of a model", "unpack it and give the weights file"),
+        Format("packed", "a compressed file", "unpack it and give the weights file"),
         Format("damaged-zip", "a damaged or truncated zip archive (PyTorch checkpoints are such)", _AGAIN),
         Format(
             "huggingface",
@@ -70,12 +90,19 @@ FORMATS: dict[str, Format] = {
 _MAGIC: tuple[tuple[int, bytes, str], ...] = (
     (0, b"\x89HDF\r\n\x1a\n", "hdf5"),
     (0, b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.", "legacy-state-dict"),
+    (0, b"\x93NUMPY", "npy"),
+    (0, b"GGUF", "gguf"),
+    (0, b"\x1f\x8b", "packed"),
+    (0, b"BZh", "packed"),
+    (0, b"\xfd7zXZ\x00", "packed"),
+    (0, b"\x28\xb5\x2f\xfd", "packed"),
     (0, b"\x89PNG\r\n\x1a\n", "image"),
     (0, b"\xff\xd8\xff", "image"),
     (0, b"GIF8", "image"),
     (0, b"BM", "image"),
     (0, b"II*\x00", "image"),
     (0, b"MM\x00*", "image"),
+    (4, b"TFL3", "tflite"),
     (8, b"WEBP", "image"),
     (0, b"PAR1", "parquet"),
     (257, b"ustar", "tar"),
@@ -91,17 +118,27 @@ def sniff(path: Path | str) -> Format:
     """
     path = Path(path)
     try:
-        if path.is_dir():
-            return FORMATS["huggingface" if (path / "config.json").exists() else "directory"]
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            return FORMATS[_folder(path)]
+        if not stat.S_ISREG(mode):  # to open a pipe is to wait for whoever writes to it
+            raise ModelError(f"{path} is a device, pipe or socket; give a file")
         with path.open("rb") as file:
             head = file.read(_HEAD)
     except FileNotFoundError as error:
         raise ModelError(f"there is no file {path}; check the path") from error
-    except OSError as error:
-        raise ModelError(f"cannot read {path} ({error.strerror}); check its permissions") from error
+    except (OSError, ValueError) as error:  # a name with a zero byte is a ValueError
+        reason = getattr(error, "strerror", None) or error
+        raise ModelError(f"cannot read {path} ({reason}); check its name and permissions") from error
     if not head:
         return FORMATS["empty"]
     return FORMATS[_archive(path) if head.startswith((_ZIP, _EMPTY_ZIP)) else _single(path, head)]
+
+
+def _folder(path: Path) -> str:
+    if (path / "saved_model.pb").exists():
+        return "saved-model"
+    return "huggingface" if (path / "config.json").exists() else "directory"
 
 
 def _single(path: Path, head: bytes) -> str:
@@ -124,23 +161,24 @@ def _is_onnx(head: bytes) -> bool:
 
 
 def _is_pickle(path: Path, head: bytes) -> bool:
+    """Protocols 0 and 1 have no mark: one that can be read to its last byte, or that would call something."""
     if len(head) > 2 and head[0] == 0x80 and head[1] <= 5:
         return True
-    if len(head) < 3 or path.stat().st_size > _SMALL:
-        return False
-    data = path.read_bytes()  # protocols 0 and 1 have no magic bytes: read it to the end
+    with path.open("rb") as file:
+        stream = io.BytesIO(file.read(_READ))
+    machine = Machine()
     try:
-        ends = [at for _, _, at in pickletools.genops(data)]
-    except ValueError:
-        return False
-    return len(data) - 1 in ends[-1:]
+        machine.read(stream)
+    except Unreadable:
+        return any(use.how != "import" for use in machine.uses)
+    return stream.read(1) == b"" or bool(machine.uses)
 
 
 def _archive(path: Path) -> str:
     try:
-        with zipfile.ZipFile(path) as archive:
+        with path.open("rb") as file, opened(file) as archive:
             names = archive.namelist()
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+    except (Damaged, OSError):
         return "damaged-zip"
     inner = {name.partition("/")[2] for name in names}
     if "constants.pkl" in inner or any(name.startswith("code/") for name in inner):

@@ -10,18 +10,11 @@ from rich.table import Table
 from rich.text import Text
 
 from detrigger.identify import Match
-from detrigger.load.inspect import Inspection
 from detrigger.report import words
 from detrigger.report.schema import Document
 
 ROWS = 15
 """Classes listed at most."""
-
-NO_MODELS = frozenset({"directory", "huggingface", "unknown", "empty", "image"})
-"""Kinds of files in which nothing is looked for."""
-
-LISTED = 40
-"""Tensors and imports of a file listed at most."""
 
 STYLES = {"clean": "bold green", "backdoored": "bold red", "inconclusive": "bold yellow"}
 
@@ -77,47 +70,6 @@ def match_table(match: Match, classes: tuple[str, ...]) -> Group:
     heading = Text(f"Found and known trigger of class {words.called(classes, match.target)}")
     note = Text("Mean activation of the neurons that the known trigger raises most (top 1 %).")
     return Group(heading, Text(""), pair, Text(""), looks, Text(""), note, neurons)
-
-
-def inspection_table(found: Inspection) -> Group:
-    """What a file is, what it holds and what it would run."""
-    facts = Table.grid(padding=(0, 2))
-    for name, value in {
-        "File": words.printable(found.path),
-        "Format": f"{found.description} ({found.format})",
-        "Size": f"{found.size_bytes:,} bytes",
-        "SHA-256": found.sha256 or words.NONE,
-        "Tensors": f"{len(found.tensors):,} with {found.parameters:,} values"
-        if found.tensors
-        else words.NONE,
-    }.items():
-        facts.add_row(name, Text(value, overflow="fold"))
-    parts: list[RenderableType] = [_safety(found), Text(""), facts]
-    parts += _bullets([words.printable(sentence) for sentence in found.findings])
-    if found.would_run:
-        called = [f"{g.name} ({g.member})" if g.member else g.name for g in found.would_run[:LISTED]]
-        more = [f"{len(found.would_run) - LISTED} more"] if len(found.would_run) > LISTED else []
-        parts += [
-            Text(""),
-            Text("Its pickles would import:"),
-            *_bullets([words.printable(c) for c in called + more]),
-        ]
-    if found.tensors:
-        table = _table("Tensor", "Shape", "Type")
-        for name, shape, kind in found.tensors[:LISTED]:
-            table.add_row(Text(words.printable(name)), "×".join(map(str, shape)) or "one value", kind)
-        parts += [Text(""), table]
-        if len(found.tensors) > LISTED:
-            parts.append(Text(f"and {len(found.tensors) - LISTED} more tensors"))
-    return Group(*parts)
-
-
-def _safety(found: Inspection) -> Text:
-    if found.dangerous:
-        return _coloured("DANGEROUS: opening it with ordinary tools could run code.", "bold red")
-    if found.format in NO_MODELS:
-        return _coloured("NOT A MODEL FILE: nothing in it was looked into.", "bold yellow")
-    return _coloured("SAFE TO READ: nothing in it would run.", "bold green")
 
 
 def _table(first: str, *others: str) -> Table:

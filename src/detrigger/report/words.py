@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from detrigger.report.printable import printable as printable
 from detrigger.report.schema import BackdoorRecord, ClassRecord, Document
 from detrigger.trigger import FAMILIES
 
@@ -17,14 +18,6 @@ SURE = 0.9
 """Probability from which a class is never called a secondary suspect."""
 NEAR = 0.1
 """Nor is one whose probability is no further than this from the highest."""
-
-
-def printable(text: str) -> str:
-    r"""The text with every control, bidirectional or invisible character spelt out, e.g. as `\x1b`.
-
-    Names come with the model, so from the attacker: they must not steer the reader's terminal.
-    """
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def relative(path: str, root: Path) -> str:
