@@ -50,6 +50,8 @@ def test_training_learns_leaves_the_network_alone_and_reports_each_epoch() -> No
         {"shift": 1},
         {"flip": True},
         {"weight_decay": 1.0},
+        {"margin": 2.0},
+        {"precision": "bf16"},
         {"seed": 4},
     ],
 )
@@ -64,6 +66,18 @@ def test_the_same_config_gives_the_same_weights_and_every_field_counts(change: d
     assert not same(first, train(net, images, QUICK)) or not change
 
 
+def test_a_margin_drives_classes_further_apart() -> None:
+    net, images = small()
+
+    def gap(margin: float) -> float:
+        logits = train(net, images, replace(QUICK, epochs=4, margin=margin))(images.x)
+        own = logits.gather(1, images.y[:, None])
+        others = logits.scatter(1, images.y[:, None], float("-inf")).amax(1, keepdim=True)
+        return (own - others).mean().item()
+
+    assert gap(4.0) > gap(0.0) + 0.2
+
+
 def test_a_batch_larger_than_the_set_is_the_whole_set() -> None:
     net, images = small()
     assert not same(net, train(net, images.where(torch.arange(5)), replace(QUICK, batch=64)))
@@ -71,7 +85,7 @@ def test_a_batch_larger_than_the_set_is_the_whole_set() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"epochs": 0}, {"batch": 1}, {"shift": -1}, {"rate": 0.0}, {"weight_decay": -1.0}],
+    [{"epochs": 0}, {"batch": 1}, {"shift": -1}, {"rate": 0.0}, {"weight_decay": -1.0}, {"margin": -1.0}],
 )
 def test_training_that_cannot_be_is_refused(wrong: dict[str, Any]) -> None:
     net, images = small()
