@@ -21,7 +21,7 @@ LEVELS: tuple[frozenset[str], ...] = tuple(
         "files",
         "model images trigger",
         "measure schedule outliers fast load save",
-        "heats",
+        "heats delta",
         "invert identify repair",
         "neural_cleanse pairs",
         "detect budgets portfolio",

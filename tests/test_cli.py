@@ -17,6 +17,7 @@ import torch
 from command import ARCH, TARGET, Files, call, process, refused, save_images, tree, written
 from hostile import plain_pickle
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from detrigger import clean, cli, engine, measure, scan
 from detrigger.cli import console
@@ -252,6 +253,45 @@ def test_a_state_dict_is_repaired_into_a_state_dict(
     assert int((restored(out, files).net.get_submodule("fc").weight == 0).all(0).sum()) == 1
 
 
+def test_a_repair_is_a_patch_that_can_be_put_on_and_taken_off(
+    files: Files, found: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    out, patch = tmp_path / "fixed.safetensors", tmp_path / "new" / "small.patch"
+    words = files.repair(out, "--method", "prune", "--report", str(found / "report.json"))
+    assert call(capsys, [*words, "--patch", str(patch)]).code == 0
+    on, off = tmp_path / "on.safetensors", tmp_path / "off.safetensors"
+    said = call(capsys, ["repair", str(files.bad), "--apply", str(patch), "--out", str(on)])
+    assert (said.code, said.err) == (0, "") and f"APPLIED: {patch} on {files.bad};" in " ".join(
+        said.out.split()
+    )
+    said = call(capsys, ["repair", str(on), "--revert", str(patch), "--out", str(off)])
+    assert (said.code, said.err) == (0, "") and f"REVERTED: {patch} off {on};" in " ".join(said.out.split())
+    fixed, given, originally, again = (load_file(p) for p in (out, on, files.bad, off))
+    for a, b in ((fixed, given), (originally, again)):
+        assert a.keys() == b.keys() and all(torch.equal(a[n], b[n]) for n in a)
+    assert patch.stat().st_size < out.stat().st_size
+    for model, how in ((on, "--apply"), (files.bad, "--revert"), (files.clean, "--apply")):
+        said = call(capsys, ["repair", str(model), how, str(patch), "--out", str(tmp_path / "no")])
+        assert said.code == 2 and "nothing was done" in said.err and not (tmp_path / "no").exists()
+
+
+def test_a_patch_alone_can_be_written(files: Files, found: Path, tmp_path: Path, capsys: Capture) -> None:
+    patch = tmp_path / "small.patch"
+    words = ["repair", *files.on(), "--budget", "quick", "--method", "prune", "--patch", str(patch)]
+    assert call(capsys, [*words, "--report", str(found / "report.json")]).code == 0
+    assert list(tree(tmp_path)) == [patch.name, f"{patch.name}.report.html", f"{patch.name}.report.json"]
+
+
+def test_a_patch_for_weights_of_another_type_is_refused_before_any_work(
+    files: Files, tmp_path: Path, capsys: Capture
+) -> None:
+    half, patch = tmp_path / "half.safetensors", tmp_path / "small.patch"
+    save_file({n: t.half() if t.is_floating_point() else t for n, t in load_file(files.bad).items()}, half)
+    said = call(capsys, ["repair", *files.on(half), "--patch", str(patch)])
+    assert said.code == 2 and "no patch fits: " in said.err and "float16" in said.err
+    assert list(tree(tmp_path)) == [half.name]
+
+
 def test_a_repair_that_the_guard_refuses_exits_with_3_and_writes_no_model(
     files: Files, found: Path, tmp_path: Path, capsys: Capture
 ) -> None:
@@ -332,6 +372,10 @@ USAGE = {
     "classes in words": (["scan", "m", "--data", "d", "--classes", "cat"], "indices separated by commas"),
     "resume what": (["scan", "m", "--data", "d", "--resume"], "--resume needs the --out folder"),
     "no rounds": (["repair", "m", "--data", "d", "--out", "o", "--rounds", "0"], "--rounds is 0"),
+    "nowhere to write": (["repair", "m", "--data", "d"], "--data and --out (or --patch) are needed"),
+    "no data": (["repair", "m", "--out", "o"], "--data and --out (or --patch) are needed"),
+    "on and off": (["repair", "m", "--apply", "p", "--revert", "p", "--out", "o"], "and --out alone"),
+    "on to nowhere": (["repair", "m", "--apply", "p"], "and --out alone"),
     "all held out": (["repair", "m", "--data", "d", "--out", "o", "--held-out", "1"], "--held-out is 1"),
     "odd guard": (["repair", "m", "--data", "d", "--out", "o", "--guard.success", "5"], "wanted 0 to 1"),
 }

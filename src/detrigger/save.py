@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 import secrets
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 from detrigger.errors import OutputError, UsageError
-from detrigger.model import Classifier
+from detrigger.model import Classifier, Origin
 from detrigger.trigger import FAMILIES, Trigger
 
 _SAFETENSORS = ("safetensors", "memory")
@@ -30,10 +31,14 @@ def save_classifier(model: Classifier, path: Path | str) -> str:
     Raises OutputError if the path cannot be written, or is the file the model was loaded from.
     """
     path = Path(path)
-    origin = model.origin
-    if origin.path:
-        check_target(path, Path(origin.path))
-    state = {origin.prefix + name: _alone(value) for name, value in model.net.state_dict().items()}
+    if model.origin.path:
+        check_target(path, Path(model.origin.path))
+    return save_tensors(model.net.state_dict(), path, model.origin)
+
+
+def save_tensors(tensors: Mapping[str, Tensor], path: Path | str, origin: Origin) -> str:
+    """As `save_classifier`, for the weights of a model of that origin."""
+    state = {origin.prefix + name: _alone(value) for name, value in tensors.items()}
     if origin.format in _SAFETENSORS:
         data = to_safetensors(state, metadata={"format": "pt"})
     else:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -10,29 +12,46 @@ from rich.console import Group
 from rich.text import Text
 
 from detrigger.clean import CleanConfig, Cleaning, clean
-from detrigger.cli.console import progress
+from detrigger.cli.console import progress, show
 from detrigger.cli.formats import Format, tell
 from detrigger.cli.inputs import InputFlags, read_inputs
 from detrigger.cli.results import check_file, made
-from detrigger.load import load_trigger
+from detrigger.delta import applied, difference, load_patch, reverted, save_patch
+from detrigger.errors import UsageError
+from detrigger.load import load_trigger, read_tensors
+from detrigger.model import Origin
 from detrigger.repair.guard import GuardConfig
 from detrigger.report.document import document, encode, read, restore
 from detrigger.report.html import page
 from detrigger.report.text import summary
 from detrigger.report.words import printable
-from detrigger.save import check_target, save_classifier, write_atomically
+from detrigger.save import check_target, save_classifier, save_tensors, write_atomically
 from detrigger.scan import ScanConfig
 
 HTML, JSON = ".report.html", ".report.json"
 """Put to the name of the repaired model for the reports beside it."""
 
 
+@Parameter(name="*")
+@dataclass(frozen=True)
+class PatchFlags:
+    """A repair as a patch file: what it changes in the weights, and nothing else."""
+
+    patch: Path | None = None
+    """Write the repair as a patch file, with --out or instead of it."""
+    apply: Path | None = None
+    """Put a patch file on MODEL and write that to --out; nothing is scanned, no --data is needed."""
+    revert: Path | None = None
+    """Take a patch file off MODEL again and write the original to --out; likewise."""
+
+
 def repair(
     model: Path,
     /,
     *,
-    inputs: InputFlags,
-    out: Path,
+    inputs: InputFlags | None = None,
+    out: Path | None = None,
+    patches: PatchFlags = PatchFlags(),
     report: Path | None = None,
     format: Format = "text",
     config: Annotated[CleanConfig, Parameter(name="*")] = CleanConfig(),
@@ -47,14 +66,23 @@ def repair(
         Weights: .safetensors, or a state dict .pth/.pt. Never changed.
     out
         The repaired model, in the format of MODEL; FILE.report.json and FILE.report.html beside it.
+        Needed, but with --patch.
     report
         report.json of an earlier scan of the same model, to begin with instead of scanning.
     format
         Of what is printed.
     """
-    check_target(out, model)
-    check_file(out, (HTML, JSON), inputs=(model, inputs.data, report))
+    if patches.apply or patches.revert:
+        return _patched(model, out, patches)
+    written = [path for path in (out, patches.patch) if path]
+    if inputs is None or not written:
+        raise UsageError("--data and --out (or --patch) are needed to repair; see detrigger repair --help")
+    for path in written:
+        check_target(path, model)
+        check_file(path, (HTML, JSON), inputs=(model, inputs.data, report))
     classifier, images = read_inputs(model, inputs)
+    if patches.patch:
+        difference(read_tensors(model).tensors, classifier.net.state_dict())  # now, not after the work
     first = None
     if report:
         first = restore(read(report), classifier, lambda name: load_trigger(report.parent / name)[0])
@@ -71,23 +99,51 @@ def repair(
         )
     record = document(cleaning.scans[0], cleaning=cleaning, model=classifier)
     html = page(record, cleaning.scans[0], images, classifier, cleaning=cleaning)
-    made(out.parent)
-    if cleaning.repaired:
-        save_classifier(cleaning.model, out)
-    write_atomically(Path(f"{out}{HTML}"), html.encode())
-    write_atomically(Path(f"{out}{JSON}"), encode(record))
-    files = Text(f"Report: {printable(str(out))}{HTML} and {JSON}", overflow="fold")
-    tell(record, format, Group(_headline(cleaning, model, out), Text(""), summary(record), files))
+    _write(cleaning, model, out, patches.patch)
+    write_atomically(Path(f"{written[0]}{HTML}"), html.encode())
+    write_atomically(Path(f"{written[0]}{JSON}"), encode(record))
+    files = Text(f"Report: {printable(str(written[0]))}{HTML} and {JSON}", overflow="fold")
+    tell(record, format, Group(_headline(cleaning, model, written), Text(""), summary(record), files))
     return _exit(cleaning)
 
 
-def _headline(cleaning: Cleaning, model: Path, out: Path) -> Text:
+def _write(cleaning: Cleaning, model: Path, out: Path | None, patch: Path | None) -> None:
+    for path in (out, patch):
+        if path:
+            made(path.parent)
+    if cleaning.repaired and out:
+        save_classifier(cleaning.model, out)
+    if cleaning.repaired and patch:
+        save_patch(difference(read_tensors(model).tensors, cleaning.model.net.state_dict()), patch)
+
+
+def _patched(model: Path, out: Path | None, patches: PatchFlags) -> int:
+    """Put a patch on, or take it off."""
+    chosen = patches.apply or patches.revert
+    if (patches.apply and patches.revert) or patches.patch or not chosen or not out:
+        raise UsageError("--apply and --revert take a patch file, and with it MODEL and --out alone")
+    check_target(out, model)
+    check_file(out, (), inputs=(model, chosen))
+    weights, change = read_tensors(model), load_patch(chosen)
+    turned = (applied if patches.apply else reverted)(change, weights.tensors)
+    made(out.parent)
+    origin = Origin(format=weights.format, within=weights.within, prefix=weights.prefix)
+    save_tensors(turned, out, origin)
+    word = "APPLIED" if patches.apply else "REVERTED"
+    show(Text(printable(f"{word}: {chosen} {'on' if patches.apply else 'off'} {model}; written to {out}.")))
+    return 0
+
+
+def _headline(cleaning: Cleaning, model: Path, written: Sequence[Path]) -> Text:
     """What happened, in one sentence."""
     before = cleaning.scans[0].finding.verdict
     if cleaning.repaired:
         done = " and then ".join(attempt.method for attempt in cleaning.attempts if attempt.chosen)
         word, style = ("REPAIRED, IN DOUBT", "bold yellow") if cleaning.doubt else ("REPAIRED", "bold green")
-        told = f"{model} was {before}; '{done}' was accepted; {cleaning.reason}; the repaired model is {out}."
+        where = " and ".join(map(str, written))
+        told = (
+            f"{model} was {before}; '{done}' was accepted; {cleaning.reason}; the repaired model is {where}."
+        )
     elif before == "clean":
         word, style = "NOTHING TO REPAIR", "bold green"
         told = f"the scan of {model} says clean; no model was written."
