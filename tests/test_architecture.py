@@ -53,7 +53,7 @@ SHARED = {
 }
 """What the files of a package, or one of them, may import of it all the same."""
 
-COMMAND_PARTS = {"cli", "cli.console", "cli.formats", "cli.inputs", "cli.results"}
+COMMAND_PARTS = {"cli", "cli.config", "cli.console", "cli.formats", "cli.inputs", "cli.results"}
 """What commands share; no command imports another."""
 
 EVERYWHERE = {"torch", "jaxtyping", "numpy", "safetensors", "msgspec"}

@@ -12,6 +12,7 @@ import warnings
 
 from cyclopts import App, CycloptsError
 
+from detrigger.cli.config import configured
 from detrigger.errors import DetriggerError, UsageError
 
 EXIT_CODES = """
@@ -24,6 +25,7 @@ COMMANDS = {
     "repair": "Scan, repair under a guard, rescan, and write the repaired model.",
     "identify": "Compare a found trigger with a known one.",
     "inspect": "Say what a file is and what it would run, without running it.",
+    "baseline": "Accept the findings of reports for a while, so that they do not fail a pipeline.",
     "attack": "Train a model from a recipe, with a backdoor or without, for experiments.",
     "demo": "See it work on real MNIST digits: scan, identify, repair, prove.",
     "bench": "Measure scanner and repair on models whose truth is known.",
@@ -45,6 +47,7 @@ def build() -> App:
         help_epilogue=EXIT_CODES,
         version=importlib.metadata.version("detrigger"),
         suppress_keyboard_interrupt=False,
+        config=[configured],
     )
     for name, summary in COMMANDS.items():
         app.command(f"detrigger.cli.{name}:{name}", name=name, help=summary)

@@ -23,6 +23,17 @@ def _numbers(_kind: Any, tokens: Sequence[Token]) -> tuple[float, ...]:
     return tuple(float(part) for token in tokens for part in token.value.split(",") if part.strip())
 
 
+def _architecture(_kind: Any, tokens: Sequence[Token]) -> str:
+    """A file of code is trusted because the user names it, which a file lying in a folder cannot do."""
+    (token,) = tokens
+    if token.source != "cli" and token.value.rpartition(":")[0].endswith(".py"):
+        raise UsageError(
+            f"arch in {token.source} is {token.value!r}, which is code; code is run only if --arch names it "
+            "on the command line"
+        )
+    return token.value
+
+
 Numbers = Annotated[
     tuple[float, ...], Parameter(negative_iterable="", consume_multiple=True, converter=_numbers)
 ]
@@ -35,7 +46,7 @@ class InputFlags:
 
     data: Path
     """Clean labelled images: a folder of class folders, an .npz, a CSV or JSONL list, Parquet, WebDataset."""
-    arch: str = ""
+    arch: Annotated[str, Parameter(converter=_architecture)] = ""
     """Architecture: timm:NAME, torchvision:NAME or path/to/file.py:factory (your own, trusted code)."""
     arch_kw: Annotated[tuple[str, ...], Parameter(negative_iterable="", consume_multiple=False)] = ()
     """Argument of the architecture as key=value (value read as JSON where it parses); repeat for more."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import re
 import tempfile
@@ -9,11 +10,14 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from detrigger.clean import Cleaning
+from detrigger.cli.console import note
 from detrigger.cli.formats import root
 from detrigger.errors import OutputError
 from detrigger.identify import Match
 from detrigger.images import Images
 from detrigger.model import Classifier
+from detrigger.report.alerts import accept
+from detrigger.report.baseline import Acceptance, read_baseline, valid
 from detrigger.report.document import document, encode
 from detrigger.report.formats import FORMATS
 from detrigger.report.html import page
@@ -66,6 +70,15 @@ def _cannot_write(folder: Path, error: OSError) -> OutputError:
     return OutputError(f"{folder} cannot be written ({reason}); choose another --out")
 
 
+def read_accepted(baseline: Path | None) -> tuple[Acceptance, ...]:
+    """What a baseline file accepts today; says on stderr how much of it no longer counts."""
+    accepted = read_baseline(baseline) if baseline else ()
+    counting = valid(accepted, datetime.date.today())
+    if gone := len(accepted) - len(counting):
+        note(f"{gone} of {len(accepted)} findings accepted in {baseline} no longer are: their day has passed")
+    return counting
+
+
 def write_scan(
     folder: Path,
     scan: Scan,
@@ -74,9 +87,10 @@ def write_scan(
     *,
     cleaning: Cleaning | None = None,
     matches: tuple[Match, ...] = (),
+    accepted: Iterable[Acceptance] = (),
 ) -> Document:
     """The report in all formats and triggers/ in a folder; triggers of an earlier scan there are removed."""
-    report = document(scan, cleaning=cleaning, matches=matches, model=model)
+    report = accept(document(scan, cleaning=cleaning, matches=matches, model=model), accepted)
     html = page(report, scan, images, model, cleaning=cleaning, matches=matches)
     triggers = made(folder) / "triggers"
     _clear(triggers)

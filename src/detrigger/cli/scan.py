@@ -15,11 +15,12 @@ from detrigger import engine
 from detrigger.cli.console import progress
 from detrigger.cli.formats import Format, tell
 from detrigger.cli.inputs import InputFlags, read_inputs
-from detrigger.cli.results import check_folder, made, write_scan
+from detrigger.cli.results import check_folder, made, read_accepted, write_scan
 from detrigger.errors import UsageError
 from detrigger.heats import Chunk, Map, Tensors
 from detrigger.images import Images
 from detrigger.model import Classifier
+from detrigger.report.alerts import accept, passes
 from detrigger.report.document import document
 from detrigger.report.text import summary
 from detrigger.scan import ScanConfig
@@ -41,6 +42,7 @@ def scan(
     config: Annotated[ScanConfig, Parameter(name="*")] = ScanConfig(),
     jobs: int = 1,
     resume: bool = False,
+    baseline: Path | None = None,
 ) -> int:
     """Look for a backdoor in a model file.
 
@@ -58,12 +60,15 @@ def scan(
         Threads that share the classes; the result does not depend on it.
     resume
         Go on with an interrupted scan in the same --out.
+    baseline
+        File of findings that were accepted, made by detrigger baseline; they do not fail the scan.
     """
     targets = _indices(classes)
     if jobs < 1:
         raise UsageError(f"--jobs is {jobs}, wanted 1 or more")
     if resume and out is None:
         raise UsageError("--resume needs the --out folder of the interrupted scan")
+    accepted = read_accepted(baseline)
     if out:
         check_folder(out)
     classifier, images = read_inputs(model, inputs)
@@ -76,12 +81,12 @@ def scan(
     except KeyboardInterrupt as error:
         raise _interrupted(out) from error
     if out:
-        report = write_scan(out, result, images, classifier)
+        report = write_scan(out, result, images, classifier, accepted=accepted)
         shutil.rmtree(out / KEPT, ignore_errors=True)
     else:
-        report = document(result, model=classifier)
+        report = accept(document(result, model=classifier), accepted)
     tell(report, format, summary(report, folder=out))
-    return EXITS[result.finding.verdict]
+    return 0 if passes(report) else EXITS[result.finding.verdict]
 
 
 def _indices(classes: str) -> tuple[int, ...]:

@@ -62,6 +62,21 @@ def passes(report: Document) -> bool:
     return all(alert.accepted for alert in alerts(report))
 
 
+def acceptance(report: Document) -> tuple[str, ...]:
+    """What has been accepted, a sentence each; the first says whether anything is left."""
+    found = alerts(report)
+    lines = [
+        f"accepted until {a.accepted.expires} ({words.printable(a.accepted.reason)}): {a.message}"
+        for a in found
+        if a.accepted
+    ]
+    if not lines:
+        return ()
+    left = len(found) - len(lines)
+    head = f"{left} of {len(found)} findings are not" if left else "every finding is"
+    return (f"ACCEPTED: {head} accepted, so the scan {'fails' if left else 'passes'}.", *lines)
+
+
 def _alert(report: Document, rule: str, message: str, record: BackdoorRecord | None) -> Alert:
     target = "" if record is None else str(record.target)
     # which of two suspects is the main one may change with the seed, so both are of one kind here

@@ -14,6 +14,7 @@ from detrigger.identify import Match
 from detrigger.images import Images
 from detrigger.model import Classifier
 from detrigger.report import charts, examples, words
+from detrigger.report.alerts import acceptance
 from detrigger.report.document import records
 from detrigger.report.schema import ClassRecord, Document
 from detrigger.scan import Scan
@@ -76,6 +77,7 @@ def _environment() -> jinja2.Environment:
     }
     environment.globals |= {
         "verdict": words.verdict,
+        "acceptance": acceptance,
         "repair": words.repair,
         "certificate": words.certificate,
         "called": words.called,

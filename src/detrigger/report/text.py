@@ -11,6 +11,7 @@ from rich.text import Text
 
 from detrigger.identify import Match
 from detrigger.report import words
+from detrigger.report.alerts import acceptance
 from detrigger.report.schema import Document
 
 ROWS = 15
@@ -32,6 +33,8 @@ def summary(report: Document, *, folder: Path | str | None = None) -> Group:
         sure = report.cleaning.repaired and not report.cleaning.doubt
         parts.append(_coloured(repair, "bold green" if sure else "bold yellow"))
         parts += [Text(line) for line in [words.certificate(report)] if line]
+    if told := acceptance(report):
+        parts += [_coloured(told[0], "bold yellow"), *_bullets(list(told[1:]))]
     reasons = [words.printable(reason) for reason in report.reasons]
     parts += _bullets([reason for reason in reasons if reason.rstrip(". ") not in verdict])
     if report.classes:
