@@ -55,7 +55,7 @@ def test_options_of_one_command_are_not_those_of_another(asked: list[Any], capsy
     refused(capsys, SCAN)
     assert asked[-1].seed == 0
     line = refused(capsys, ["repair", "m", "--data", "d", "--out", "o"], 4)
-    assert line == "--guard.accuracy-drop is 7, wanted 0 to 1"
+    assert "accuracy-drop is 7, wanted 0 to 1" in line
 
 
 def test_without_a_file_or_a_table_nothing_is_changed(asked: list[Any], capsys: Capture) -> None:

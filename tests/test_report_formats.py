@@ -232,6 +232,9 @@ def test_junit_says_which_class_it_is():
 def test_junit_of_a_repair_fails_unless_the_model_is_repaired():
     assert counts(repaired(done=True)) == {"tests": 1, "failures": 0, "errors": 0, "skipped": 0}
     assert counts(repaired(done=False)) == {"tests": 1, "failures": 1, "errors": 0, "skipped": 0}
+    doubtful = dataclasses.replace(samples.cleaning(), doubt=True)
+    report = document(samples.scan(), cleaning=doubtful)
+    assert counts(report) == {"tests": 1, "failures": 0, "errors": 1, "skipped": 0}
 
 
 @pytest.mark.parametrize("case", ALL)

@@ -14,8 +14,8 @@ from detrigger.report.schema import Document
 def junit(reports: Sequence[Document], root: Path) -> str:
     """One suite per scan with one case per class: it fails for a backdoor to that class.
 
-    Doubt is an error, what somebody has accepted is skipped. After a repair there is one case, which fails
-    unless the model was clean or is repaired.
+    Doubt is an error, what somebody has accepted is skipped. After a repair there is one case, which passes
+    if the model was clean or is repaired without doubt.
     """
     suites = ElementTree.Element("testsuites", name="detrigger")
     for report in reports:
@@ -37,11 +37,10 @@ def _scan(report: Document, root: Path) -> ElementTree.Element:
 def _repair(report: Document, root: Path) -> ElementTree.Element:
     model = _model(report, root)
     case = _case(model, "clean or repaired", None)
-    if report.verdict != "clean" and not (
-        report.cleaning and report.cleaning.repaired and not report.cleaning.doubt
-    ):
+    cleaning = report.cleaning
+    if report.verdict != "clean" and cleaning and (cleaning.doubt or not cleaning.repaired):
         told = words.repair(report)
-        kind = "failure" if report.verdict == "backdoored" else "error"
+        kind = "error" if report.verdict == "inconclusive" or cleaning.doubt else "failure"
         ElementTree.SubElement(case, kind, message=told, type=report.verdict).text = told
     return _suite(report, f"repair {model}", [case])
 
