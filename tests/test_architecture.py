@@ -46,7 +46,11 @@ TABLES = {"trigger", "repair.methods", "attack.methods", "load", "load.data"}
 """Know the files of their package; its other files do not import each other."""
 
 SHARED = {
-    "repair": {"repair"},  # the noun that repairs return stands in the package itself
+    "repair": {
+        "repair",
+        "repair.silencing",
+        "repair.tuning",
+    },  # what repairs return, and what they are made of
     "attack": {"attack", "attack.poisoning", "attack.patches", "attack.pictures"},
     "load": {"load.pictures"},  # what listed images are, and how they are decoded
     "load.weights": {"load.safetensors_file", "load.state_dict"},

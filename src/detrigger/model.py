@@ -98,7 +98,7 @@ class Classifier:
             self(x)
         if not seen:
             raise UsageError(f"layer {layer!r} did not run; choose one of {', '.join(layers(self)[:12])}")
-        return pooled(seen[-1], channels_last=_channels_last(self.net, layer))
+        return pooled(seen[-1], channels_last=channels_last(self.net, layer))
 
 
 def forward(model: Classifier, net: nn.Module, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n classes"]:
@@ -158,7 +158,8 @@ def recorded(net: nn.Module, layer: str) -> Iterator[list[Tensor]]:
         handle.remove()
 
 
-def _channels_last(net: nn.Module, layer: str) -> bool:
+def channels_last(net: nn.Module, layer: str) -> bool:
+    """Whether the neurons of a layer are the last dimension of its tensors (n x ... x d)."""
     module = net.get_submodule(layer.removesuffix(INPUT))
     return isinstance(module, nn.Linear | nn.LayerNorm)
 
@@ -203,3 +204,8 @@ def layers(model: Classifier) -> tuple[str, ...]:
 def penultimate(model: Classifier) -> str:
     """Name of the neurons just before the last linear (or convolution) layer."""
     return layers(model)[-1]
+
+
+def linear_head(model: Classifier) -> bool:
+    """Whether the last layer is linear, so that its weights can be solved or made anew."""
+    return isinstance(model.net.get_submodule(penultimate(model).removesuffix(INPUT)), nn.Linear)

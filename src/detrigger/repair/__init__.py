@@ -26,6 +26,6 @@ class Repaired:
 def point(
     model: Classifier, images: Images, triggers: Sequence[Trigger], targets: tuple[int, ...], share: float
 ) -> CurvePoint:
-    """Where a repair stands after `share` of its way."""
-    worst = max(measure.success(model, images, triggers[i], t) for i, t in enumerate(targets))
+    """Where a repair stands after `share` of its way; without triggers their success is 0."""
+    worst = max((measure.success(model, images, triggers[i], t) for i, t in enumerate(targets)), default=0.0)
     return CurvePoint(share, measure.accuracy(model, images), worst)

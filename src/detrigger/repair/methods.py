@@ -6,10 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from detrigger.images import Images
-from detrigger.model import Classifier, layers
+from detrigger.model import Classifier, layers, linear_head
 from detrigger.repair import Repaired
+from detrigger.repair.fine_prune import FinePruneConfig, fine_prune
+from detrigger.repair.ibau import IbauConfig, ibau
 from detrigger.repair.prune import PruneConfig, prune
-from detrigger.repair.refit import RefitConfig, linear_head, refit
+from detrigger.repair.refit import RefitConfig, refit
+from detrigger.repair.sam import SamConfig, sam
 from detrigger.repair.unlearn import UnlearnConfig, unlearn
 from detrigger.trigger import Trigger
 
@@ -29,20 +32,12 @@ class Method:
     """It needs no trigger: `triggers` and `targets` may be empty."""
 
 
-def _pruning(layer: str) -> Candidate:
-    return lambda model, images, triggers, targets, seed: prune(
-        model, images, triggers, targets, PruneConfig(layer=layer)
-    )
+def _solved(verb: Callable[..., Repaired], config: object) -> Candidate:
+    return lambda model, images, triggers, targets, seed: verb(model, images, triggers, targets, config)
 
 
-def _refitting() -> Candidate:
-    return lambda model, images, triggers, targets, seed: refit(
-        model, images, triggers, targets, RefitConfig()
-    )
-
-
-def _unlearning(config: UnlearnConfig) -> Candidate:
-    return lambda model, images, triggers, targets, seed: unlearn(
+def _trained(verb: Callable[..., Repaired], config: object) -> Candidate:
+    return lambda model, images, triggers, targets, seed: verb(
         model, images, triggers, targets, config, seed=seed
     )
 
@@ -54,27 +49,42 @@ METHODS: dict[str, Method] = {
     "prune": Method(
         "silence the neurons before the last layer that the trigger raises most",
         "Menisov 2022; Wang et al. 2019",
-        lambda model: (_pruning(""),),
+        lambda model: (_solved(prune, PruneConfig()),),
     ),
     "prune-layers": Method(
         "the same at every layer that has neurons; the guard chooses the layer",
         "Menisov 2022",
-        lambda model: tuple(_pruning(layer) for layer in reversed(layers(model))),
+        lambda model: tuple(_solved(prune, PruneConfig(layer=layer)) for layer in reversed(layers(model))),
     ),
     "refit": Method(
         "silence some of those neurons and solve the last layer anew, so that stamped images count as clean",
         "our own, after Menisov 2022",
-        lambda model: (_refitting(),) if linear_head(model) else (),
+        lambda model: (_solved(refit, RefitConfig()),) if linear_head(model) else (),
     ),
     "unlearn": Method(
         "one epoch on 20 % clean and 20 % stamped images with their right labels",
         "Menisov 2022; Wang et al. 2019",
-        lambda model: (_unlearning(PAPER_UNLEARNING),),
+        lambda model: (_trained(unlearn, PAPER_UNLEARNING),),
     ),
     "unlearn-long": Method(
         "ten epochs on all clean and 25 % stamped images with their right labels",
         "Wang et al. 2019",
-        lambda model: (_unlearning(LONG_UNLEARNING),),
+        lambda model: (_trained(unlearn, LONG_UNLEARNING),),
+    ),
+    "fine-prune": Method(
+        "silence the neurons that clean images leave dormant, then fine-tune the rest; needs no trigger",
+        "Liu et al. 2018",
+        lambda model: (_trained(fine_prune, FinePruneConfig()),),
+    ),
+    "i-bau": Method(
+        "unlearn the worst change that one pattern does to all images; needs no trigger",
+        "Zeng et al. 2022",
+        lambda model: (_trained(ibau, IbauConfig()),),
+    ),
+    "ft-sam": Method(
+        "fine-tune to weights around which the loss is flat; needs no trigger",
+        "Zhu et al. 2023",
+        lambda model: (_trained(sam, SamConfig()),),
     ),
 }
 AUTO = ("refit", "prune", "unlearn", "unlearn-long", "prune-layers")

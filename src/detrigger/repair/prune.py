@@ -6,19 +6,17 @@ pruned model has the same tensors with some rows or columns zero.
 
 from __future__ import annotations
 
-import copy
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from detrigger import measure
-from detrigger.errors import UsageError
 from detrigger.images import Images
-from detrigger.model import INPUT, Classifier, penultimate
+from detrigger.model import Classifier, penultimate
 from detrigger.repair import Repaired, point
+from detrigger.repair.silencing import silenced
 from detrigger.trigger import Trigger
 
 
@@ -79,24 +77,3 @@ def gaps(
             shift = shift + (stamped - model.activations(part, layer)).sum(0)
         per_trigger.append(shift / len(others))
     return torch.stack(per_trigger).amax(0)
-
-
-def silenced(model: Classifier, layer: str, neurons: Tensor) -> Classifier:
-    """A copy of the model in which these neurons of a layer are always zero for the layers after it."""
-    net = copy.deepcopy(model.net)
-    module = net.get_submodule(layer.removesuffix(INPUT))
-    weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
-    mixing, scaling = (nn.Conv2d, nn.Linear), (nn.BatchNorm1d, nn.BatchNorm2d)
-    prunable = mixing if layer.endswith(INPUT) else mixing + scaling
-    if not isinstance(weight, Tensor) or not isinstance(module, prunable):
-        raise UsageError(
-            f"layer {layer!r} ({type(module).__name__}) has no weights per neuron; choose another"
-        )
-    with torch.no_grad():
-        if layer.endswith(INPUT):
-            weight[:, neurons] = 0
-        else:
-            weight[neurons] = 0
-            if isinstance(bias, Tensor):
-                bias[neurons] = 0
-    return dataclasses.replace(model, net=net)

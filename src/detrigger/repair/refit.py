@@ -21,7 +21,7 @@ from detrigger import measure
 from detrigger.errors import UsageError
 from detrigger.images import Images
 from detrigger.measure import CurvePoint
-from detrigger.model import INPUT, Classifier, penultimate
+from detrigger.model import INPUT, Classifier, linear_head, penultimate
 from detrigger.repair import Repaired, point
 from detrigger.trigger import Trigger
 
@@ -79,11 +79,6 @@ def refit(
     )
     label = f"refit {head}, {len(ranked) - len(kept)} of {len(ranked)} neurons silenced"
     return Repaired(candidate, label, curve)
-
-
-def linear_head(model: Classifier) -> bool:
-    """Whether this repair applies."""
-    return isinstance(model.net.get_submodule(penultimate(model).removesuffix(INPUT)), nn.Linear)
 
 
 def _features(model: Classifier, x: Tensor, head: str) -> tuple[Tensor, Tensor]:
