@@ -16,10 +16,11 @@ from detrigger.bench.paper_records import LayerRow, Outcome, Stop
 from detrigger.bench.paper_train import success
 from detrigger.clean import clean
 from detrigger.images import Images
-from detrigger.model import Classifier, layers, penultimate
+from detrigger.model import Classifier, layers, linear_head, penultimate
 from detrigger.repair import Repaired
-from detrigger.repair.prune import PruneConfig, gaps, prune, silenced
-from detrigger.repair.refit import RefitConfig, linear_head, refit
+from detrigger.repair.prune import PruneConfig, gaps, prune
+from detrigger.repair.refit import RefitConfig, refit
+from detrigger.repair.silencing import silenced
 from detrigger.repair.unlearn import UnlearnConfig, unlearn
 from detrigger.scan import Backdoor, Scan, ScanConfig
 from detrigger.trigger import Trigger
