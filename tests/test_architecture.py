@@ -19,6 +19,7 @@ LEVELS: tuple[frozenset[str], ...] = tuple(
     for names in (
         "errors",
         "files",
+        "onnx",
         "model images trigger",
         "measure schedule outliers fast load save",
         "heats delta",
@@ -68,7 +69,7 @@ ONLY_IN = {
     "jinja2": {"report", "bench"},
     "torchvision": {"load", "bench"},
 }
-LAZY = {"timm", "torchvision", "pyarrow", "sklearn"}
+LAZY = {"google", "onnx", "onnxruntime", "pyarrow", "sklearn", "timm", "torchvision"}
 """Heavy: imported inside a function, when needed."""
 
 TOOLS = {"dev", "docs"}
@@ -194,7 +195,7 @@ def test_packages_of_others_are_declared_and_declared_ones_are_used() -> None:
     lines = project["dependencies"] + [line for name in extras if name not in TOOLS for line in extras[name]]
     declared = {re.split(r"[^\w-]", line)[0] for line in lines}
     used = set().union(*(foreign(tree(path)) for path in MODULES.values()))
-    renamed = {"PIL": "pillow", "sklearn": "scikit-learn"}
+    renamed = {"PIL": "pillow", "google": "protobuf", "sklearn": "scikit-learn"}
     assert {renamed.get(name, name) for name in used} == declared
 
 

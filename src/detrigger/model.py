@@ -26,15 +26,17 @@ class Origin:
     path: str = ""
     """File as the user named it."""
     format: str = "memory"
-    """`safetensors`, `state-dict`, `legacy-state-dict`, `torchscript`, `pt2` or `memory`."""
+    """`safetensors`, `state-dict`, `legacy-state-dict`, `torchscript`, `pt2`, `onnx` or `memory`."""
     sha256: str = ""
-    """Of the file's bytes."""
+    """Of the file's bytes, and those of files that belong to it."""
     architecture: str = ""
-    """`timm:NAME`, `torchvision:NAME` or `file.py:factory`, with its arguments."""
+    """`timm:NAME`, `torchvision:NAME` or `file.py:factory`, with its arguments; empty if not needed."""
     within: tuple[str, ...] = ()
     """Keys of a checkpoint that led to the weights."""
     prefix: str = ""
     """What was taken off the names of the weights."""
+    notes: tuple[str, ...] = ()
+    """What to know of how it was read, one sentence each."""
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
+from detrigger import onnx
 from detrigger.errors import OutputError, UsageError
 from detrigger.model import Classifier, Origin
 from detrigger.trigger import FAMILIES, Trigger
@@ -25,19 +26,24 @@ _SAFETENSORS = ("safetensors", "memory")
 def save_classifier(model: Classifier, path: Path | str) -> str:
     """Write the weights in the format they came in, and return the SHA-256 of the file as hexadecimal digits.
 
-    That is safetensors, or else a state dict with nothing but tensors in it, for a checkpoint under the same
-    keys; what was a program or a whole pickled module becomes one too. Names are those of the file, types
-    those of the network. Weights that are shared are written under each of their names.
-    Raises OutputError if the path cannot be written, or is the file the model was loaded from.
+    That is safetensors, the same ONNX graph, or else a state dict with nothing but tensors in it, for a
+    checkpoint under the same keys; what was a program or a whole pickled module becomes one too. Names are
+    those of the file, types those of the network; shared weights are written under each of their names.
+    Raises OutputError if the path cannot be written, or is the file the model was loaded from, and ModelError
+    if onnxruntime does not make the same of an ONNX file.
     """
     path = Path(path)
     if model.origin.path:
         check_target(path, Path(model.origin.path))
-    return save_tensors(model.net.state_dict(), path, model.origin)
+    if model.origin.format != "onnx":
+        return save_tensors(model.net.state_dict(), path, model.origin)
+    data = _onnx(model)
+    write_atomically(path, data)
+    return hashlib.sha256(data).hexdigest()
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path | str, origin: Origin) -> str:
-    """As `save_classifier`, for the weights of a model of that origin."""
+    """As `save_classifier`, for the weights of a model of that origin, which is not ONNX."""
     state = {origin.prefix + name: _alone(value) for name, value in tensors.items()}
     if origin.format in _SAFETENSORS:
         data = to_safetensors(state, metadata={"format": "pt"})
@@ -49,6 +55,11 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path | str, origin: Origin
         data = buffer.getvalue()
     write_atomically(path, data)
     return hashlib.sha256(data).hexdigest()
+
+
+def _onnx(model: Classifier) -> bytes:
+    assert isinstance(model.net, onnx.Network)
+    return onnx.written(Path(model.origin.path), model.origin.sha256, model.net, model.image_shape)
 
 
 def check_target(path: Path, original: Path) -> None:

@@ -95,7 +95,10 @@ def read_inputs(model: Path, flags: InputFlags) -> tuple[Classifier, Images]:
     return classifier.to(chosen), images.to(chosen)
 
 
-def _preprocessing(flags: InputFlags, channels: int) -> Preprocessing:
+def _preprocessing(flags: InputFlags, channels: int) -> Preprocessing | None:
+    """What the flags say; None if they say nothing."""
+    if not flags.mean and not flags.std:
+        return None
     default = Preprocessing()
     mean, std = flags.mean or default.mean, flags.std or default.std
     for name, values in {"--mean": mean, "--std": std}.items():

@@ -48,12 +48,7 @@ FORMATS: dict[str, Format] = {
         Format("torchscript", "a TorchScript program"),
         Format("pt2", "a torch.export program (.pt2)"),
         Format("pickle", "a Python pickle", _WEIGHTS_ALONE),
-        Format(
-            "onnx",
-            "an ONNX model",
-            "ONNX is not supported yet; save the state dict of its PyTorch model as safetensors and name the "
-            "architecture with --arch",
-        ),
+        Format("onnx", "an ONNX model", "give it to scan or repair as it is, without --arch"),
         Format("hdf5", "an HDF5 file (Keras 2 models are such)", _KERAS),
         Format("keras", "a Keras 3 model", _KERAS),
         Format("tflite", "a TensorFlow Lite model", f"{_TENSORFLOW} --tflite FILE --output model.onnx"),

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
+from torch import nn
+
+from detrigger import onnx
 from detrigger.errors import ModelError, UsageError
 from detrigger.files.inspect import sha256
+from detrigger.files.sniff import sniff
 from detrigger.load import architecture as architectures
 from detrigger.load import fitting
 from detrigger.load.architecture import parse_arguments
@@ -27,6 +32,16 @@ __all__ = [
 ]
 
 
+@dataclass(frozen=True)
+class _Read:
+    """A network with its weights, from one of the formats."""
+
+    net: nn.Module
+    origin: Origin
+    preprocessing: Preprocessing
+    """What it wants unless the caller knows better."""
+
+
 def load_classifier(
     path: Path | str,
     architecture: str | None,
@@ -36,13 +51,35 @@ def load_classifier(
     names: tuple[str, ...],
     preprocessing: Preprocessing | None = None,
 ) -> Classifier:
-    """A classifier of images of a shape (c, h, w) from a weights file and the name of its architecture.
+    """A classifier of images of a shape (c, h, w) from an ONNX file, or a weights file and its architecture.
 
     `names` are those of the data; where they are the classes' own numbers, the model may have more classes.
     Raises ModelError for a file that is unsafe, unreadable or does not fit, DataError if the classes of data
     and model differ, and UsageError for an architecture that is missing or unknown.
     """
     path = Path(path)
+    if sniff(path).name == "onnx":
+        read = _graph(path, architecture, shape)
+    else:
+        read = _weights(path, architecture, arguments)
+    preprocessing = preprocessing or read.preprocessing
+    try:
+        out = fitting.outputs(read.net, shape, preprocessing)
+    except ModelError as error:
+        told = f" as {read.origin.architecture}" if read.origin.architecture else ""
+        notes = f" ({'; '.join(read.origin.notes)})" if read.origin.notes else ""
+        raise ModelError(f"{path}{told}: {error}{notes}") from error
+    return Classifier(
+        read.net,
+        fitting.class_names(names, out.shape[1]),
+        shape,
+        preprocessing,
+        probabilities=fitting.are_probabilities(out),
+        origin=read.origin,
+    )
+
+
+def _weights(path: Path, architecture: str | None, arguments: Mapping[str, object]) -> _Read:
     digest = sha256(path) if path.is_file() else ""
     weights = read_tensors(path)
     if digest and sha256(path) != digest:
@@ -53,19 +90,22 @@ def load_classifier(
             "--arch torchvision:vgg16 or --arch my_network.py:make"
         )
     told = " ".join([architecture, *(f"{key}={json.dumps(value)}" for key, value in arguments.items())])
-    preprocessing = preprocessing or Preprocessing()
     net = architectures.build(architecture, arguments, weights.tensors)
     try:
         net = fitting.filled(net, weights.tensors)
-        out = fitting.outputs(net, shape, preprocessing)
     except ModelError as error:
         notes = f" ({'; '.join(weights.notes)})" if weights.notes else ""
         raise ModelError(f"{path} as {told}: {error}{notes}") from error
-    return Classifier(
-        net,
-        fitting.class_names(names, out.shape[1]),
-        shape,
-        preprocessing,
-        probabilities=fitting.are_probabilities(out),
-        origin=Origin(str(path), weights.format, digest, told, weights.within, weights.prefix),
-    )
+    origin = Origin(str(path), weights.format, digest, told, weights.within, weights.prefix, weights.notes)
+    return _Read(net, origin, Preprocessing())
+
+
+def _graph(path: Path, architecture: str | None, shape: tuple[int, int, int]) -> _Read:
+    if architecture:
+        raise UsageError(f"{path} is an ONNX model and holds its architecture; leave --arch out")
+    try:
+        found = onnx.load(path, shape)
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from error
+    origin = Origin(str(path), "onnx", found.sha256, notes=found.notes)
+    return _Read(found.net, origin, Preprocessing(std=(1 / 255,)) if found.integers else Preprocessing())

@@ -225,6 +225,7 @@ def _model(scan: Scan, model: Classifier | None) -> dict[str, Any]:
         "image_shape": scan.image_shape,
         "preprocessing": model.preprocessing if model else None,
         "probabilities": model.probabilities if model else None,
+        "notes": origin.notes,
     }
 
 

@@ -55,6 +55,8 @@ class ModelRecord(msgspec.Struct, frozen=True, kw_only=True):
     """Null where it was not told."""
     probabilities: bool | None = None
     """The network returns probabilities, not logits; null where it was not told."""
+    notes: tuple[str, ...] = ()
+    """What to know of how it was read, one sentence each."""
 
 
 class DataRecord(msgspec.Struct, frozen=True, kw_only=True):

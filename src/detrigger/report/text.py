@@ -155,7 +155,9 @@ def _cost(report: Document) -> list[Text]:
     outputs = " The network returns probabilities; their logarithm was used." * bool(
         report.model.probabilities
     )
+    model = "; ".join(words.printable(note) for note in report.model.notes)
     return [
+        *([Text(f"Model: {model}.")] if model else []),
         Text(
             f"Data: {data.images:,} images, accuracy {words.percent(data.accuracy)}, seed {report.seed}."
             f"{outputs}"
