@@ -3,70 +3,82 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import torch
 
 from detrigger.bench import fit as fitting
-from detrigger.bench.fit import EVERY, SPECIFIC, Case, case, coefficients, fit, left_out, probability
-from detrigger.detect import INDEX_CAP, Terms
+from detrigger.bench.fit import EVERY, SPECIFIC, Case, Fitted, case, coefficients, fit, left_out, probability
+from detrigger.detect import Calibration, fitted
+from detrigger.evidence import INDEX_CAP, Terms
 from detrigger.pairs import PairTerms
 from detrigger.trigger import FAMILIES
 
-
-def one(name: str, *, gap: float, backdoored: bool, dataset: str = "a", attack: str = "badnets") -> Case:
-    figures = {"patch": torch.tensor([[0.0, gap, 0.0]]).double()}
-    return Case(name, dataset, attack if backdoored else "clean", backdoored, figures)
+TERMS = dict.fromkeys(FAMILIES, Terms(index=2.0, gap=3.0, level=5.0, clean=0.0, spread=1.0))
+PAIRS = PairTerms(gap=2.0, level=3.0, clean=0.0, spread=1.0, all_clean=0.0, all_spread=1.0)
 
 
-CASES = [one(f"c{i}", gap=0.1 * i, backdoored=False, dataset="ab"[i % 2]) for i in range(6)] + [
-    one(f"b{i}", gap=2 + 0.1 * i, backdoored=True, dataset="ab"[i % 2], attack=("badnets", "sig")[i % 2])
+def one(name: str, total: float, *, backdoored: bool, dataset: str = "a", attack: str = "badnets") -> Case:
+    return Case(name, dataset, attack if backdoored else "clean", backdoored, False, {"patch": total})
+
+
+CASES = [one(f"c{i}", 0.5 * i, backdoored=False, dataset="ab"[i % 2]) for i in range(6)] + [
+    one(f"b{i}", 6 + 0.1 * i, backdoored=True, dataset="ab"[i % 2], attack=("badnets", "sig")[i % 2])
     for i in range(6)
 ]
 
 
-def card(*, backdoored: bool, score: float = 20.0) -> dict[str, Any]:
-    def evidence(probability: float) -> dict[str, float]:
-        figures = {"score": score, "gap": 1.0, "level": 2.0, "probability": probability}
+def card(*, pairs: bool = True, score: float = 20.0) -> dict[str, Any]:
+    def evidence(size: float, *, reached: bool) -> dict[str, float]:
+        figures = {"score": score, "gap": size, "level": 2.0} | ({"surprise": 0.0} if reached else {})
         return {f"{family} {name}": value for family in FAMILIES for name, value in figures.items()}
 
-    leader = evidence(0.5) | {"pair gap": 0.3, "pair level": 0.4, "pair matching level": 0.6}
-    classes = [{"index": 0, "evidence": leader}, {"index": 1, "evidence": evidence(0.0)}]
-    truth = {"id": "m", "dataset": "a", "attack": "sig", "targets": [1], "backdoored": backdoored}
+    leader = evidence(1.0, reached=True)
+    if pairs:
+        leader |= {"pair gap": 0.3, "pair level": 0.4, "pair matching level": 0.6}
+    classes = [{"index": 0, "evidence": leader}, {"index": 1, "evidence": evidence(9.0, reached=False)}]
+    truth = {"id": "m", "dataset": "a", "attack": "sig", "targets": [1], "backdoored": True, "weak": True}
     return {"scan": {"classes": classes, "model": {"sha256": "f" * 64}}, "truth": truth}
 
 
-def test_models_that_one_figure_separates_are_told_apart() -> None:
-    terms = fit(CASES)
-    chances = [probability(c, terms) for c in CASES]
+def test_models_that_one_sum_separates_are_told_apart() -> None:
+    found = fit(CASES)
+    chances = [probability(c, found) for c in CASES]
     assert max(chances[:6]) < 0.5 < min(chances[6:])
-    assert all(bool((t[1:] >= 0).all()) for t in terms.values())
 
 
-def test_the_probability_is_one_minus_the_chance_that_no_kind_and_no_class_is_a_target() -> None:
-    terms = {
-        "patch": torch.tensor([-1.0, 0.0, 2.0, 0.0]).double(),
-        SPECIFIC: torch.tensor([0.0, 1.0, 0.0]).double(),
-    }
-    rows = torch.tensor([[0.0, 0.1, 0.0], [9.0, 1.5, 9.0]]).double()
-    both = Case("m", "a", "sig", True, {"patch": rows, SPECIFIC: torch.tensor([[0.7, 5.0]]).double()})
-    expected = 1 - (1 - torch.tensor(2.0).sigmoid()) * (1 - torch.tensor(0.7).sigmoid())
-    assert probability(both, terms) == pytest.approx(expected.item(), abs=1e-6)
-    empty = Case("m", "a", "sig", True, {"patch": torch.zeros(0, 3).double()})
-    assert probability(empty, terms) == 0
+def test_mean_and_spread_are_those_of_clean_models_alone() -> None:
+    mean, spread = fit(CASES).clean["patch"]
+    assert mean == pytest.approx(1.25) and spread == pytest.approx(0.9354, abs=1e-4)
+
+
+def test_a_kind_that_few_clean_models_show_has_no_mean_of_its_own() -> None:
+    few = [Case(c.id, c.dataset, c.attack, c.backdoored, False, {"warp": 7.0}) for c in CASES[2:]]
+    assert fit(few).clean["warp"] == (0.0, fitting.LEAST_SPREAD)
+
+
+def test_weak_models_do_not_count_in_the_calibration() -> None:
+    weak = [Case(f"w{i}", "a", "sig", True, True, {"patch": 0.0}) for i in range(20)]
+    assert fit([*CASES, *weak]) == fit(CASES)
+
+
+def test_the_furthest_kind_decides() -> None:
+    found = Fitted({"patch": (1.0, 2.0), SPECIFIC: (0.0, 0.5)}, Calibration(-1.0, 2.0))
+    both = Case("m", "a", "sig", True, False, {"patch": 2.0, SPECIFIC: 0.4})  # 0.5 and 0.8 spreads
+    assert probability(both, found) == pytest.approx(1 / (1 + 2.718281828 ** (1 - 1.6)))
+    assert probability(Case("m", "a", "sig", True, False, {}), found) < 1e-6
 
 
 @pytest.mark.parametrize("by", ["dataset", "attack"])
 def test_no_model_is_judged_by_terms_fitted_on_its_own_group(
-    by: str, monkeypatch: pytest.MonkeyPatch
+    by: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fitted: list[list[Case]] = []
+    used: list[list[Case]] = []
 
-    def watched(cases: list[Case]) -> dict[str, torch.Tensor]:
-        fitted.append(list(cases))
-        return {"patch": torch.zeros(4).double()}
+    def watched(cases: list[Case]) -> Fitted:
+        used.append(list(cases))
+        return Fitted({"patch": (0.0, 1.0)}, Calibration(0.0, 1.0))
 
     monkeypatch.setattr(fitting, "fit", watched)
     assert set(left_out(CASES, by=by)) == {c.id for c in CASES}
-    left = [{c.id for c in CASES} - {c.id for c in group} for group in fitted]
+    left = [{c.id for c in CASES} - {c.id for c in group} for group in used]
     assert sum(len(ids) for ids in left) == len(CASES)
     for c in CASES:
         group = next(ids for ids in left if c.id in ids)
@@ -74,15 +86,25 @@ def test_no_model_is_judged_by_terms_fitted_on_its_own_group(
         assert not c.backdoored or alike <= group
 
 
-def test_of_a_backdoored_model_its_targets_count_and_of_a_clean_one_every_class() -> None:
-    clean, bad = case(card(backdoored=False)), case(card(backdoored=True))
-    assert clean.figures["patch"].tolist() == [[INDEX_CAP, 1.0, 2.0]]  # class 1 was not reached
-    assert clean.figures[SPECIFIC].tolist() == [[0.3, 0.4]] and clean.figures[EVERY].tolist() == [[0.6]]
-    assert len(bad.figures["patch"]) == 0 and SPECIFIC not in bad.figures and EVERY not in bad.figures
+def test_a_card_gives_the_highest_weighted_sum_of_the_classes_that_were_reached() -> None:
+    found = case(card(), TERMS, PAIRS)
+    assert found.sums["patch"] == pytest.approx(2 * INDEX_CAP + 3 * 1.0 + 5 * 2.0)  # class 1 was not reached
+    assert found.sums[SPECIFIC] == pytest.approx(2 * 0.3 + 3 * 0.4) and found.sums[EVERY] == 0.6
+    assert found.backdoored and found.weak
+    assert not {SPECIFIC, EVERY} & case(card(pairs=False), TERMS, PAIRS).sums.keys()
 
 
 def test_coefficients_are_what_the_verdict_reads_and_say_on_what_they_were_fitted() -> None:
-    stored = coefficients(fit(CASES), CASES, "two sets")
+    found = fit(CASES)
+    stored = coefficients(found, CASES, TERMS, PAIRS, "two sets")
     assert stored["fitted_on"] == "two sets: 6 clean and 6 backdoored models"
-    assert {family: Terms(**terms) for family, terms in stored["families"].items()}.keys() == FAMILIES.keys()
-    PairTerms(**stored["pairs"])
+    families = {family: Terms(**terms) for family, terms in stored["families"].items()}
+    assert families.keys() == FAMILIES.keys()
+    assert (families["patch"].clean, families["patch"].index) == (1.25, 2.0)
+    assert PairTerms(**stored["pairs"]).gap == 2.0
+    assert Calibration(**stored["calibration"]).slope == pytest.approx(found.calibration.slope, abs=1e-3)
+
+
+def test_the_stored_terms_can_be_read() -> None:
+    terms, _, calibration = fitted()
+    assert terms.keys() == FAMILIES.keys() and calibration.slope > 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Literal
 
 from detrigger.heats import Stage
@@ -14,17 +15,16 @@ Plan = dict[str, tuple[Stage, ...]]
 
 BUDGETS: dict[Budget, Plan] = {
     "quick": {
-        "patch": (Stage(30, 6), Stage(30, 8, 0.4)),
-        "additive": (Stage(20, 6), Stage(15, 6, 0.3)),
-        "warp": (Stage(20, 6), Stage(15, 6, 0.3)),
-        "colour": (Stage(15, 6), Stage(10, 6, 0.3)),
+        "patch": (Stage(20, 6), Stage(20, 8, 0.4)),
+        "additive": (Stage(14, 6), Stage(12, 6, 0.3)),
+        "warp": (Stage(12, 6), Stage(10, 6, 0.3)),
     },
     "standard": {
-        "patch": (Stage(40, 8), Stage(40, 8, 0.4), Stage(50, 16, 0.15)),
-        "additive": (Stage(30, 8), Stage(30, 8, 0.3)),
-        "warp": (Stage(30, 8), Stage(30, 8, 0.3)),
-        "colour": (Stage(20, 8), Stage(20, 8, 0.3)),
-        PAIR: (Stage(16, 4), Stage(20, 6, 0.25), Stage(30, 8, 0.08)),
+        "patch": (Stage(40, 6), Stage(32, 8, 0.4), Stage(32, 12, 0.15)),
+        "additive": (Stage(24, 6), Stage(24, 8, 0.3)),
+        "warp": (Stage(18, 6), Stage(20, 8, 0.3)),
+        "colour": (Stage(11, 6), Stage(11, 6, 0.3)),
+        PAIR: (Stage(11, 4), Stage(14, 6, 0.25), Stage(17, 8, 0.1)),
     },
     "thorough": {
         "patch": (Stage(100, 16), Stage(100, 32, 0.5), Stage(200, 32, 0.2)),
@@ -34,4 +34,25 @@ BUDGETS: dict[Budget, Plan] = {
         PAIR: (Stage(30, 6), Stage(40, 8, 0.3), Stage(60, 16, 0.1)),
     },
 }
-"""What the search may spend; a class costs steps × images image passes in every heat it takes part in."""
+"""What the search may spend with ten classes; a class costs steps × images image passes in every heat."""
+
+CLASSES = 10
+"""Classes, or sources of a pair, for which `BUDGETS` holds."""
+FIRST, LATER = -0.15, -0.4
+"""With more classes, work per class in the first heat and the share that goes on fall with these powers of
+their number, so that all work grows at most like K to the power 0.7."""
+FEWEST = 3
+"""Images per class and step at least."""
+
+
+def stages(budget: Budget, kind: str, classes: int) -> tuple[Stage, ...]:
+    """Heats for a family, or for pairs, in a search over so many classes; none if the budget has none."""
+    base = BUDGETS[budget].get(kind, ())
+    ratio = max(1.0, classes / CLASSES)
+    if not base or ratio == 1:
+        return base
+    first = base[0]
+    wanted = first.steps * first.images * ratio**FIRST
+    images = max(FEWEST, round(first.images * ratio**FIRST))
+    later = [dataclasses.replace(s, share=s.share * ratio**LATER) for s in base[1:]]
+    return dataclasses.replace(first, images=images, steps=round(wanted / images)), *later

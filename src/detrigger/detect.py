@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -10,12 +11,13 @@ from importlib.resources import files
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
+from detrigger.evidence import Features, Terms, features, surprise
 from detrigger.invert import Inversion
-from detrigger.outliers import family_wise_p_values, gaps, outlier_index
-from detrigger.pairs import MATCHED, PAIR, PairFeatures, PairTerms, pair_features, pair_probabilities
+from detrigger.outliers import family_wise_p_values
+from detrigger.pairs import MATCHED, PAIR, PairFeatures, PairTerms, pair_features, pair_surprise
 from detrigger.trigger import FAMILIES
 
 Verdict = Literal["clean", "backdoored", "inconclusive"]
@@ -67,27 +69,19 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Terms:
-    """Log-odds that a class is a target, for one family: a sum of few terms."""
+class Calibration:
+    """From how far the model's most suspect class stands out to the log-odds of a backdoor."""
 
     intercept: float
-    index: float
-    """Per spread of log size below the median, of which at most `INDEX_CAP` count."""
-    gap: float
-    """Per unit of log gap to the next larger class."""
-    level: float
-    """Per unit of log size below the typical size of the family."""
-
-
-INDEX_CAP = 8.0
-"""An outlier index above this says no more than this."""
+    slope: float
 
 
 @cache
-def fitted() -> tuple[dict[str, Terms], PairTerms]:
-    """Terms per family and those of pairs, from coefficients.json, which says on what they were fitted."""
+def fitted() -> tuple[dict[str, Terms], PairTerms, Calibration]:
+    """Terms per family, those of pairs and the calibration, from coefficients.json, which says whence."""
     stored = json.loads((files("detrigger") / "coefficients.json").read_text(encoding="utf-8"))
-    return {family: Terms(**t) for family, t in stored["families"].items()}, PairTerms(**stored["pairs"])
+    terms = {family: Terms(**t) for family, t in stored["families"].items()}
+    return terms, PairTerms(**stored["pairs"]), Calibration(**stored["calibration"])
 
 
 @dataclass(frozen=True)
@@ -102,6 +96,8 @@ class DetectConfig:
     """Least spread, in log size (times the median, for plain sizes); keeps equal sizes from alarming."""
     terms: Terms | None = None
     """One for all families; by default those fitted per family."""
+    calibration: Calibration | None = None
+    """By default the fitted one."""
     alarm: float = 0.6
     """Probability from which the verdict is `backdoored`, and a class suspect; 0 to 1."""
     doubt: float = 0.4
@@ -109,40 +105,14 @@ class DetectConfig:
 
 
 PLAIN = DetectConfig(
-    log_sizes=False, spread_floor=1e-3, terms=Terms(-20.0, 10.0, 0.0, 0.0), alarm=0.5, doubt=0.5
+    log_sizes=False,
+    spread_floor=1e-3,
+    terms=Terms(index=1.0, gap=0.0, level=0.0, clean=2.0, spread=0.1),
+    calibration=Calibration(0.0, 1.0),
+    alarm=0.5,
+    doubt=0.5,
 )
 """The published rule: alarm at a plain outlier index of 2 or more, and no doubt below."""
-
-
-@dataclass(frozen=True)
-class Features:
-    """What the sizes of one family's triggers say about each of k classes."""
-
-    inversion: Inversion
-    inverted: Bool[Tensor, " k"]
-    index: Float[Tensor, " k"]
-    gap: Float[Tensor, " k"]
-    level: Float[Tensor, " k"]
-
-
-def features(inversion: Inversion, shape: tuple[int, int, int], config: DetectConfig) -> Features:
-    """A class that could not be inverted is treated as needing the largest size seen."""
-    inverted = inversion.success >= config.inverted
-    size = torch.where(inverted, inversion.size, inversion.size.amax()).double()
-    return Features(
-        inversion,
-        inverted,
-        outlier_index(size, log=config.log_sizes, floor=config.spread_floor),
-        gaps(size),
-        -(size / FAMILIES[inversion.family].typical(shape)).log(),
-    )
-
-
-def probabilities(found: Features, terms: Terms) -> Float[Tensor, " k"]:
-    """Per class, that it is a target, by one family alone; 0 for a class that could not be inverted."""
-    index = found.index.clamp_max(INDEX_CAP)
-    odds = terms.intercept + terms.index * index + terms.gap * found.gap + terms.level * found.level
-    return torch.where(found.inverted, odds.sigmoid(), 0.0)
 
 
 def detect(
@@ -157,19 +127,24 @@ def detect(
 
     `pairs` are triggers for one source and one target each. With one class nothing can be compared; with
     two, the median lies between them and mostly the gap speaks; equal sizes have index 0. Each kind of
-    trigger gives every class a probability; the model is clean if no kind has found a target (noisy or).
+    trigger says of each class how far it stands out against clean models; the furthest decides.
     """
-    found = [features(inversion, shape, config) for inversion in inversions]
-    terms = [config.terms or fitted()[0][f.inversion.family] for f in found]
-    chance = torch.stack([probabilities(f, t) for f, t in zip(found, terms, strict=True)])
-    shown = found[int(chance.amax(1).argmax())]
+    terms, pair_terms, calibration = fitted()
+    calibration = config.calibration or calibration
+    found = [
+        features(inversion, shape, success=config.inverted, log=config.log_sizes, floor=config.spread_floor)
+        for inversion in inversions
+    ]
+    far = torch.stack([surprise(f, config.terms or terms[f.inversion.family]) for f in found])
+    shown = found[int(far.amax(1).argmax())]
     paired = pair_features(pairs, shape, config.inverted) if pairs else None
     kinds = [f.inversion.family for f in found]
     if paired:
-        chance = torch.cat([chance, _by_pair(paired, shown.inversion.targets)[None]])
+        far = torch.cat([far, pair_surprise(paired, shown.inversion.targets, pair_terms)[None]])
         kinds.append(PAIR)
+    chance = (calibration.intercept + calibration.slope * far).sigmoid()
     best = chance.argmax(0)
-    probability = 1 - (1 - chance.amax(1)).prod().item()
+    probability = chance.amax().item()
     top = int(chance.amax(0).argmax())
     p_values = family_wise_p_values(shown.index, log=config.log_sizes, floor=config.spread_floor)
     classes = tuple(
@@ -184,30 +159,23 @@ def detect(
             suspect=chance[best[i], i].item() >= config.alarm or (i == top and probability >= config.doubt),
             best=kinds[int(best[i])],
             probability=chance[best[i], i].item(),
-            evidence=_evidence(found, paired, chance[:, i], i, target),
+            evidence=_evidence(found, paired, far[:, i], chance[:, i], i, target),
         )
         for i, target in enumerate(shown.inversion.targets)
     )
     return _judge(classes, probability, shown, paired, names, config)
 
 
-def _by_pair(paired: PairFeatures, targets: tuple[int, ...]) -> Float[Tensor, " k"]:
-    """Per class, that it is the target of a source-specific or of an all-to-all backdoor."""
-    specific, every = pair_probabilities(paired, fitted()[1])
-    matched = {paired.inversion.targets[i] for i in paired.matching}
-    chances = [max(specific * (t == paired.leader), every * (t in matched)) for t in targets]
-    return torch.tensor(chances, dtype=torch.float64)
-
-
 def _evidence(
     found: list[Features],
     paired: PairFeatures | None,
-    chance: Float[Tensor, " families"],
+    far: Float[Tensor, " kinds"],
+    chance: Float[Tensor, " kinds"],
     i: int,
     target: int,
 ) -> dict[str, float]:
     evidence: dict[str, float] = {}
-    for f, probability in zip(found, chance, strict=False):
+    for f, surprising, probability in zip(found, far.tolist(), chance.tolist(), strict=False):
         name, inversion = f.inversion.family, f.inversion
         evidence |= {
             f"{name} size": inversion.size[i].item(),
@@ -215,8 +183,10 @@ def _evidence(
             f"{name} score": f.index[i].item(),
             f"{name} gap": f.gap[i].item(),
             f"{name} level": f.level[i].item(),
-            f"{name} probability": probability.item(),
+            f"{name} probability": probability,
         }
+        if math.isfinite(surprising):
+            evidence[f"{name} surprise"] = surprising
     if paired and target in paired.smallest:
         pair = paired.smallest[target]
         evidence |= {

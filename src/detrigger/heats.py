@@ -96,7 +96,7 @@ class InvertConfig:
     stops; 1 or more."""
     held_out: float = 0.4
     """Share of the images kept to measure success, never searched on; 0 to 1."""
-    measured: int = 96
+    measured: int = 64
     """Held-out images at most, per class of the last heat; a quarter of it for the others."""
     batch: int = 320
     """Images of up to 64 × 64 pixels per forward and backward pass, which classes share; fewer if larger."""

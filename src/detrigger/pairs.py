@@ -27,16 +27,20 @@ MATCHED = 3
 
 @dataclass(frozen=True)
 class PairTerms:
-    """Log-odds of a source-specific target, and of an all-to-all backdoor: sums of few terms."""
+    """How far pairs stand out, in spreads of what clean models show."""
 
-    intercept: float
     gap: float
-    """Per unit of log gap between the leading target's smallest pair and any other target's."""
+    """Weight of the log gap between the leading target's smallest pair and any other target's."""
     level: float
-    """Per unit of log size below what is natural for a pair."""
-    all_intercept: float
-    all_level: float
-    """The same for the third pair of a matching, in the log-odds of all-to-all."""
+    """Weight of the log of how far that pair lies below what is natural for a pair."""
+    clean: float
+    """Mean of their sum over clean models."""
+    spread: float
+    """Standard deviation of the same; above 0."""
+    all_clean: float
+    """Mean, over clean models, of the level of the third pair of a matching: evidence of all-to-all."""
+    all_spread: float
+    """Standard deviation of the same; above 0."""
 
 
 @dataclass(frozen=True)
@@ -84,9 +88,16 @@ def pair_features(inversion: Inversion, shape: tuple[int, int, int], inverted: f
     )
 
 
-def pair_probabilities(found: PairFeatures, terms: PairTerms) -> tuple[float, float]:
-    """That the leader is a source-specific target, and that the model is backdoored all-to-all."""
-    specific = terms.intercept + terms.gap * found.gap + terms.level * found.level
-    every = terms.all_intercept + terms.all_level * found.matching_level
-    both = torch.tensor([specific, every], dtype=torch.float64).sigmoid()
-    return (both[0].item() if found.leader is not None else 0.0), both[1].item()
+def pair_surprise(found: PairFeatures, targets: tuple[int, ...], terms: PairTerms) -> Float[Tensor, " k"]:
+    """How far each class stands out as the target of a source-specific or of an all-to-all backdoor.
+
+    In spreads of clean models; -inf for a class of which pairs say nothing.
+    """
+    specific = (terms.gap * found.gap + terms.level * found.level - terms.clean) / terms.spread
+    every = (found.matching_level - terms.all_clean) / terms.all_spread
+    matched = {found.inversion.targets[i] for i in found.matching}
+    far = [
+        max(specific if t == found.leader else -torch.inf, every if t in matched else -torch.inf)
+        for t in targets
+    ]
+    return torch.tensor(far, dtype=torch.float64)

@@ -13,27 +13,17 @@ from jaxtyping import Int
 from torch import Tensor
 
 from detrigger import fast, measure
-from detrigger.budgets import BUDGETS, Budget
-from detrigger.detect import PLAIN, ClassFinding, DetectConfig, Finding, detect
+from detrigger.budgets import Budget
+from detrigger.detect import PLAIN, ClassFinding, Finding, detect
 from detrigger.errors import DataError, ModelError, UsageError
-from detrigger.heats import InvertConfig, Map, Progress, silent
+from detrigger.heats import Map, Progress, silent
 from detrigger.images import Images
-from detrigger.invert import Inversion, invert
+from detrigger.invert import Inversion
 from detrigger.model import Classifier, Origin
 from detrigger.neural_cleanse import NeuralCleanseConfig, neural_cleanse
 from detrigger.pairs import PAIR
+from detrigger.search import search
 from detrigger.trigger import Trigger
-
-PAIR_CLASSES = range(4, 21)
-"""Numbers of classes at which all pairs are searched, if nothing else was found: with fewer there is
-nothing to compare, with more they cost too much."""
-
-PAIR_IMAGES = 5
-"""Images that a class needs to be a source: of fewer, hardly any can be held out."""
-
-
-MEASURED = 64
-"""Images on which the speed of each precision is measured."""
 
 
 @dataclass(frozen=True)
@@ -130,13 +120,9 @@ def scan(
         inversions = (neural_cleanse(model, images, targets, published, seed=seed, progress=progress),)
         finding = detect(inversions, model.classes, model.image_shape, PLAIN)
     else:
-        inversions = _search(model, images, targets, config, seed, map, progress)
-        finding = detect(inversions, model.classes, model.image_shape, DetectConfig())
-        if finding.verdict != "backdoored" and (
-            pairs := _pairs(model, images, targets, config.budget, inversions[0].precision, seed, map)
-        ):
-            finding = detect(inversions, model.classes, model.image_shape, DetectConfig(), pairs=pairs)
-            inversions = (*inversions, pairs)
+        finding, inversions = search(
+            model, images, targets, config.budget, config.precision, seed=seed, map=map, progress=progress
+        )
     if inversions and len(targets) < len(model.classes):
         finding = _partial(finding, len(targets), len(model.classes))
     return Scan(
@@ -207,51 +193,6 @@ def _partial(finding: Finding, scanned: int, classes: int) -> Finding:
     reason = f"only {scanned} of {classes} classes were scanned"
     verdict = "inconclusive" if finding.verdict == "clean" else finding.verdict
     return dataclasses.replace(finding, verdict=verdict, reasons=(*finding.reasons, reason))
-
-
-def _search(
-    model: Classifier,
-    images: Images,
-    targets: tuple[int, ...],
-    config: ScanConfig,
-    seed: int,
-    map: Map,
-    progress: Progress,
-) -> tuple[Inversion, ...]:
-    """Every family of the budget, one after another; they share one measurement of precision."""
-    plan = {family: stages for family, stages in BUDGETS[config.budget].items() if family != PAIR}
-    precision = fast.fastest(model, measure.batches(images.x)[0][:MEASURED], config.precision).precision
-    work = {family: sum(s.steps * s.images * s.share for s in stages) for family, stages in plan.items()}
-    done, inversions = 0.0, []
-    for family, stages in plan.items():
-
-        def tick(now: int, total: int, family: str = family, before: float = done) -> None:
-            progress(round(before + work[family] * now / total), round(sum(work.values())))
-
-        settings = InvertConfig(stages=stages, precision=precision)
-        inversions.append(invert(model, images, targets, family, settings, seed=seed, map=map, progress=tick))
-        done += work[family]
-    return tuple(inversions)
-
-
-def _pairs(
-    model: Classifier,
-    images: Images,
-    targets: tuple[int, ...],
-    budget: Budget,
-    precision: fast.Precision,
-    seed: int,
-    map: Map,
-) -> Inversion | None:
-    """Patches for every pair of classes, if there are neither too few nor too many of them."""
-    stages = BUDGETS[budget].get(PAIR)
-    enough = (images.y.bincount() >= PAIR_IMAGES).nonzero()[:, 0].tolist()
-    pairs = [(s, t) for s in enough for t in targets if s != t]
-    if stages is None or len(targets) not in PAIR_CLASSES or not pairs:
-        return None
-    settings = InvertConfig(stages=stages, memory=0.7, measured=40, precision=precision)
-    sources, goals = (tuple(side) for side in zip(*pairs, strict=True))
-    return invert(model, images, goals, "patch", settings, seed=seed, sources=sources, map=map)
 
 
 def _backdoors(

@@ -1,29 +1,32 @@
-"""Fitting the terms of the verdict, and judging them on what they were not fitted on.
+"""Fitting what the verdict knows of clean models, and judging it on what it was not fitted on.
 
-The probability of a backdoor is a noisy or over kinds of trigger, each a logistic function of few terms
-(`detrigger.detect`, `detrigger.pairs`). All terms are fitted at once by maximum likelihood on models whose
-truth is known: of a backdoored model the figures of its targets count, of a clean one those of its most
-suspect class. Slopes cannot be negative, and are held small by a penalty.
+Each kind of trigger gives every class a weighted sum of few figures (`detrigger.detect`, `detrigger.pairs`);
+the weights are chosen, not fitted. Fitted are, per kind, mean and spread over clean models of the highest sum
+of any class, and one logistic function from the furthest of them to the probability of a backdoor.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 from torch.nn.functional import softplus
 
-from detrigger.detect import INDEX_CAP
-from detrigger.pairs import PAIR
+from detrigger.detect import Calibration
+from detrigger.evidence import INDEX_CAP, Terms
+from detrigger.pairs import PAIR, PairTerms
 from detrigger.trigger import FAMILIES
 
-SHRINK = 0.02
-"""Penalty per squared slope, beside the mean loss of a model."""
-STEPS = 600
+LEAST_SPREAD = 0.4
+"""Spread of clean models at least: some kinds of trigger reach hardly any class of them."""
+LEAST_CLEAN = 5
+"""Clean models that a kind must have reached to be judged by its own mean; else the mean is 0."""
+CAP = 8.0
+"""Standing out further than this says no more to the calibration."""
 SPECIFIC, EVERY = "source-specific", "all-to-all"
 
 
@@ -35,97 +38,91 @@ class Case:
     dataset: str
     attack: str
     backdoored: bool
-    figures: dict[str, Float[Tensor, "candidates terms"]]
-    """Per kind of evidence, one row per class that counts."""
+    weak: bool
+    sums: dict[str, float]
+    """Per kind of evidence, the highest weighted sum of any class; kinds that reached none are left out."""
 
 
-def case(card: dict[str, Any]) -> Case:
-    """From a card of `bench zoo`."""
+@dataclass(frozen=True)
+class Fitted:
+    """What is fitted."""
+
+    clean: dict[str, tuple[float, float]]
+    """Per kind, mean and spread of the highest sum of clean models."""
+    calibration: Calibration
+
+
+def case(card: dict[str, Any], terms: dict[str, Terms], pairs: PairTerms) -> Case:
+    """From a card of `bench zoo`, with the weights of those terms."""
     truth = card["truth"]
-    targets = {t for t in truth.get("targets") or [] if t is not None}
-    classes = card["scan"]["classes"]
-    counted = [c for c in classes if not truth["backdoored"] or c["index"] in targets]
-    figures = {family: _rows([c["evidence"] for c in counted], family) for family in FAMILIES}
-    leaders = [c for c in classes if f"{PAIR} gap" in c["evidence"]]
-    for leader in leaders:
-        e = leader["evidence"]
-        if not truth["backdoored"] or leader["index"] in targets:
-            figures[SPECIFIC] = torch.tensor([[e[f"{PAIR} gap"], e[f"{PAIR} level"]]], dtype=torch.float64)
-        if not truth["backdoored"] or not targets:
-            figures[EVERY] = torch.tensor([[e[f"{PAIR} matching level"]]], dtype=torch.float64)
-    attack = truth.get("attack") or "clean"
+    evidence = [c["evidence"] for c in card["scan"]["classes"]]
+    sums: dict[str, float] = {}
+    for family in FAMILIES:
+        reached = [e for e in evidence if f"{family} surprise" in e]
+        if reached:
+            sums[family] = max(_sum(e, family, terms[family]) for e in reached)
+    for e in evidence:
+        if f"{PAIR} gap" in e:
+            sums[SPECIFIC] = pairs.gap * e[f"{PAIR} gap"] + pairs.level * e[f"{PAIR} level"]
+            sums[EVERY] = e[f"{PAIR} matching level"]
     return Case(
         f"{card['scan']['model']['sha256'][:12]} {truth['id']}",
         truth["dataset"],
-        attack,
+        truth.get("attack") or "clean",
         truth["backdoored"],
-        figures,
+        bool(truth.get("weak")),
+        sums,
     )
 
 
-def _rows(evidence: Sequence[dict[str, Any]], family: str) -> Tensor:
-    reached = [e for e in evidence if e.get(f"{family} probability")]
-    rows = [[min(e[f"{family} score"], INDEX_CAP), e[f"{family} gap"], e[f"{family} level"]] for e in reached]
-    return torch.tensor(rows, dtype=torch.float64).reshape(-1, 3)
-
-
-Fitted = dict[str, Float[Tensor, " terms"]]
-"""Per kind of evidence: intercept, then slopes."""
+def _sum(evidence: dict[str, float], family: str, terms: Terms) -> float:
+    index, gap, level = (evidence[f"{family} {name}"] for name in ("score", "gap", "level"))
+    return terms.index * min(index, INDEX_CAP) + terms.gap * gap + terms.level * level
 
 
 def fit(cases: Sequence[Case]) -> Fitted:
-    """Maximum likelihood; the same cases give the same terms."""
-    sizes = {**dict.fromkeys(FAMILIES, 3), SPECIFIC: 2, EVERY: 1}
-    raw = {
-        kind: torch.tensor([-4.0] + [0.0] * n, dtype=torch.float64).requires_grad_()
-        for kind, n in sizes.items()
-    }
-    adam = torch.optim.Adam(raw.values(), lr=0.05)
-    labels = torch.tensor([float(c.backdoored) for c in cases], dtype=torch.float64)
-    padded = {
-        kind: _padded([c.figures.get(kind, torch.zeros(0, n)) for c in cases], n) for kind, n in sizes.items()
-    }
-    for _ in range(STEPS):
-        terms = {kind: _terms(value) for kind, value in raw.items()}
-        chance = _probability(padded, terms).clamp(1e-6, 1 - 1e-6)
-        loss = torch.nn.functional.binary_cross_entropy(chance, labels)
-        loss = loss + SHRINK * sum(t[1:].square().sum() for t in terms.values()) / len(cases) ** 0.5
-        adam.zero_grad()
-        loss.backward()
-        adam.step()
-    return {kind: _terms(value).detach() for kind, value in raw.items()}
+    """Moments of the clean models, then maximum likelihood on all that are not weak; deterministic."""
+    clean = {}
+    for kind in (*FAMILIES, SPECIFIC, EVERY):
+        sums = [c.sums[kind] for c in cases if not c.backdoored and kind in c.sums]
+        known = len(sums) >= LEAST_CLEAN
+        clean[kind] = (
+            (statistics.fmean(sums), max(LEAST_SPREAD, statistics.stdev(sums)))
+            if known
+            else (0.0, LEAST_SPREAD)
+        )
+    counted = [c for c in cases if not (c.backdoored and c.weak)]
+    far = torch.tensor([furthest(c, clean) for c in counted], dtype=torch.float64).clamp(-CAP, CAP)
+    truth = torch.tensor([float(c.backdoored) for c in counted], dtype=torch.float64)
+    raw = torch.tensor([-2.0, 0.0], dtype=torch.float64, requires_grad=True)
+    search = torch.optim.LBFGS([raw], max_iter=100, line_search_fn="strong_wolfe")
+
+    def loss() -> torch.Tensor:
+        search.zero_grad()
+        slope = softplus(raw[1])
+        odds = raw[0] + slope * far
+        value = torch.nn.functional.binary_cross_entropy_with_logits(odds, truth, reduction="sum")
+        value = value + 0.1 * slope.square()  # keeps it finite where the classes separate
+        value.backward()
+        return value
+
+    search.step(loss)
+    return Fitted(clean, Calibration(raw[0].item(), softplus(raw[1]).item()))
 
 
-def _padded(rows: Sequence[Tensor], terms: int) -> tuple[Float[Tensor, "cases rows terms"], Tensor]:
-    """Rows of all cases in one tensor, and which of them are real."""
-    longest = max(1, *(len(r) for r in rows))
-    values = torch.zeros(len(rows), longest, terms, dtype=torch.float64)
-    real = torch.zeros(len(rows), longest, dtype=torch.bool)
-    for i, r in enumerate(rows):
-        values[i, : len(r)], real[i, : len(r)] = r, True
-    return values, real
+def furthest(case: Case, clean: dict[str, tuple[float, float]]) -> float:
+    """How far the most suspect class stands out by any kind; -CAP if none was reached."""
+    return max(((s - clean[k][0]) / clean[k][1] for k, s in case.sums.items()), default=-CAP)
 
 
-def _probability(padded: dict[str, tuple[Tensor, Tensor]], terms: Fitted) -> Float[Tensor, " cases"]:
-    none = torch.ones(())
-    for kind, (values, real) in padded.items():
-        odds = terms[kind][0] + values @ terms[kind][1:]
-        none = none * (1 - odds.masked_fill(~real, -torch.inf).amax(1).sigmoid())
-    return 1 - none
-
-
-def _terms(raw: Tensor) -> Tensor:
-    return torch.cat([raw[:1], softplus(raw[1:])])
-
-
-def probability(case: Case, terms: Fitted) -> float:
+def probability(case: Case, fitted: Fitted) -> float:
     """That the model is backdoored."""
-    padded = {kind: _padded([rows], rows.shape[1]) for kind, rows in case.figures.items()}
-    return _probability(padded, terms).item()
+    odds = fitted.calibration.intercept + fitted.calibration.slope * furthest(case, fitted.clean)
+    return torch.tensor(odds, dtype=torch.float64).sigmoid().item()
 
 
-def left_out(cases: Sequence[Case], *, by: str) -> dict[str, float]:
-    """Probability of every model, by terms fitted without its `dataset` or without its `attack`.
+def left_out(cases: Sequence[Case], *, by: Literal["dataset", "attack", "nothing"]) -> dict[str, float]:
+    """Probability of every model, fitted without its data set, without its attack, or on all.
 
     Without its attack: clean models have none, so they are left out in as many parts as there are attacks.
     """
@@ -133,29 +130,35 @@ def left_out(cases: Sequence[Case], *, by: str) -> dict[str, float]:
     attacks = sorted({c.attack for c in cases if c.backdoored})
     clean = 0
     for c in cases:
-        name = c.dataset if by == "dataset" else c.attack
+        name = {"dataset": c.dataset, "attack": c.attack, "nothing": ""}[by]
         if by == "attack" and not c.backdoored:
             name, clean = attacks[clean % len(attacks)], clean + 1
         groups.setdefault(name, []).append(c)
     found: dict[str, float] = {}
     for group in groups.values():
         inside = {c.id for c in group}
-        terms = fit([c for c in cases if c.id not in inside])
-        found |= {c.id: probability(c, terms) for c in group}
+        fitted = fit([c for c in cases if by == "nothing" or c.id not in inside])
+        found |= {c.id: probability(c, fitted) for c in group}
     return found
 
 
-def coefficients(terms: Fitted, cases: Sequence[Case], fitted_on: str) -> dict[str, Any]:
+def coefficients(
+    fitted: Fitted, cases: Sequence[Case], terms: dict[str, Terms], pairs: PairTerms, fitted_on: str
+) -> dict[str, Any]:
     """The content of coefficients.json."""
-    rounded = {kind: [round(v, 3) for v in value.tolist()] for kind, value in terms.items()}
     bad = sum(c.backdoored for c in cases)
+    told = {k: tuple(round(v, 3) for v in value) for k, value in fitted.clean.items()}
+    families = {
+        f: dataclasses.asdict(dataclasses.replace(terms[f], clean=told[f][0], spread=told[f][1]))
+        for f in FAMILIES
+    }
+    (clean, spread), (all_clean, all_spread) = told[SPECIFIC], told[EVERY]
+    paired = dataclasses.replace(
+        pairs, clean=clean, spread=spread, all_clean=all_clean, all_spread=all_spread
+    )
     return {
         "fitted_on": f"{fitted_on}: {len(cases) - bad} clean and {bad} backdoored models",
-        "families": {
-            f: dict(zip(("intercept", "index", "gap", "level"), rounded[f], strict=True)) for f in FAMILIES
-        },
-        PAIR + "s": {
-            **dict(zip(("intercept", "gap", "level"), rounded[SPECIFIC], strict=True)),
-            **dict(zip(("all_intercept", "all_level"), rounded[EVERY], strict=True)),
-        },
+        "families": families,
+        PAIR + "s": dataclasses.asdict(paired),
+        "calibration": {k: round(v, 3) for k, v in dataclasses.asdict(fitted.calibration).items()},
     }

@@ -6,7 +6,7 @@ import functools
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from cyclopts import App, Parameter, Token
@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from detrigger.bench.figures import area_under_curve, brier_score, detection_rate_at
-from detrigger.bench.fit import case, coefficients, left_out
+from detrigger.bench.fit import Case, case, coefficients, left_out
 from detrigger.bench.fit import fit as fit_terms
 from detrigger.bench.paper import bench_paper
 from detrigger.bench.paper_page import table as paper_table
@@ -32,6 +32,7 @@ from detrigger.bench.zoo_build import build_zoo
 from detrigger.cli.console import progress, show
 from detrigger.cli.inputs import InputFlags, read_inputs
 from detrigger.cli.results import check_folder
+from detrigger.detect import DetectConfig, fitted
 from detrigger.errors import UsageError
 from detrigger.save import write_atomically
 from detrigger.scan import ScanConfig
@@ -231,8 +232,10 @@ def paper(
 
 
 @bench.command
-def fit(cards: tuple[Path, ...], /, *, out: Path, strength: float = 0.5) -> int:
-    """Fit the terms of the verdict on models whose truth is known, and say how good they are on others.
+def fit(cards: tuple[Path, ...], /, *, out: Path) -> int:
+    """Fit what the verdict knows of clean models, and say how good that is on models it was not fitted on.
+
+    Weak models (whose attack hardly works) count neither in the calibration nor in the figures.
 
     Parameters
     ----------
@@ -240,40 +243,51 @@ def fit(cards: tuple[Path, ...], /, *, out: Path, strength: float = 0.5) -> int:
         Folders `cards` that `bench zoo` wrote.
     out
         The terms, in the form of coefficients.json.
-    strength
-        Backdoored models whose attack succeeds less often than this are left out: there is little to find.
     """
     told = [
         msgspec.json.decode(path.read_bytes()) for folder in cards for path in sorted(folder.glob("*.json"))
     ]
-    usable = [card for card in told if card["scan"]["classes"] and not _too_weak(card["truth"], strength)]
+    usable = [card for card in told if card["scan"]["classes"]]
     if len({card["truth"]["backdoored"] for card in usable}) < 2:
         raise UsageError(
             f"{len(usable)} usable cards in {', '.join(map(str, cards))}; wanted clean and backdoored"
         )
-    cases = [case(card) for card in usable]
+    terms, pairs, _ = fitted()
+    cases = [case(card, terms, pairs) for card in usable]
     table = Table(box=None, pad_edge=False)
-    for column in ("left out", "models", "AUC", "TPR at FPR 5 %", "Brier score"):
+    for column in (
+        "left out",
+        "models",
+        "AUC",
+        "TPR at FPR 5 %",
+        "detected",
+        "false alarms",
+        "in doubt",
+        "Brier",
+    ):
         table.add_column(column, justify="left" if column == "left out" else "right")
-    for by in ("dataset", "attack"):
-        chance = left_out(cases, by=by)
-        bad = [chance[c.id] for c in cases if c.backdoored]
-        clean = [chance[c.id] for c in cases if not c.backdoored]
-        square = brier_score([chance[c.id] for c in cases], [c.backdoored for c in cases])
-        table.add_row(
-            by,
-            str(len(cases)),
-            f"{area_under_curve(bad, clean):.3f}",
-            f"{detection_rate_at(0.05, bad, clean):.3f}",
-            f"{square:.3f}",
-        )
+    groupings: tuple[Literal["dataset", "attack", "nothing"], ...] = ("dataset", "attack", "nothing")
+    for by in groupings:
+        table.add_row(by, *_figures([c for c in cases if not c.weak], left_out(cases, by=by)))
     show(table)
     names = ", ".join(sorted({c.dataset for c in cases}))
-    terms = coefficients(fit_terms(cases), cases, f"bench zoo cards over {names}")
-    write_atomically(out, msgspec.json.format(msgspec.json.encode(terms), indent=2) + b"\n")
+    stored = coefficients(fit_terms(cases), cases, terms, pairs, f"bench zoo cards over {names}")
+    write_atomically(out, msgspec.json.format(msgspec.json.encode(stored), indent=2) + b"\n")
     return 0
 
 
-def _too_weak(truth: dict[str, object], strength: float) -> bool:
-    success = truth.get("asr")
-    return bool(truth["backdoored"]) and isinstance(success, float) and success < strength
+def _figures(cases: list[Case], chance: dict[str, float]) -> tuple[str, ...]:
+    bad = [chance[c.id] for c in cases if c.backdoored]
+    clean = [chance[c.id] for c in cases if not c.backdoored]
+    cuts = DetectConfig()
+    doubtful = [p for p in bad + clean if cuts.doubt <= p < cuts.alarm]
+    square = brier_score([chance[c.id] for c in cases], [c.backdoored for c in cases])
+    return (
+        str(len(cases)),
+        f"{area_under_curve(bad, clean):.3f}",
+        f"{detection_rate_at(0.05, bad, clean):.3f}",
+        f"{sum(p >= cuts.alarm for p in bad)} of {len(bad)}",
+        f"{sum(p >= cuts.alarm for p in clean)} of {len(clean)}",
+        str(len(doubtful)),
+        f"{square:.3f}",
+    )

@@ -5,6 +5,7 @@ Covers sinusoids (Barni et al. 2019), low-frequency and universal perturbations,
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -79,5 +80,5 @@ class AdditiveFamily:
         return "grey levels"
 
     def typical(self, shape: tuple[int, int, int]) -> float:
-        """30 grey levels."""
-        return 30.0
+        """30 grey levels up to 32 × 32; in larger images many pixels share the work."""
+        return 30.0 * math.sqrt(min(1.0, 32 / min(shape[1:])))

@@ -92,5 +92,6 @@ class PatchFamily:
         return "pixels"
 
     def typical(self, shape: tuple[int, int, int]) -> float:
-        """6 % of the pixels."""
-        return 0.06 * shape[1] * shape[2]
+        """6 % of the pixels up to 32 × 32; beyond, natural triggers grow with the side, not the area."""
+        side = min(shape[1:])
+        return 0.06 * shape[1] * shape[2] * min(1.0, 32 / side)
