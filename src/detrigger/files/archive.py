@@ -69,6 +69,18 @@ def in_array(data: bytes, name: str = "") -> Contents:
     return Contents(inside.would_run, (finding, *inside.findings))
 
 
+def hidden(file: io.BufferedIOBase) -> tuple[WouldRun, ...]:
+    """What a file of another format would do if it were opened as a pickle: nothing, if it is honest."""
+    machine, head = Machine(), io.BytesIO(file.read(_PEEK))
+    problem = _read(machine, head, _PEEK, 1)
+    if problem and head.tell() >= _PEEK:  # it went on beyond that
+        file.seek(0)
+        machine = Machine()
+        _read(machine, io.BytesIO(file.read(LIMIT)), LIMIT, 1)
+    found = judged(machine.uses)
+    return found if any(run.how != "import" for run in found) else ()
+
+
 def _read(machine: Machine, stream: io.BytesIO, size: int, at_most: int) -> str:
     """Why not all of them could be read; empty if they were."""
     for count in range(at_most):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from detrigger.errors import ModelError
 from detrigger.files import safetensors_header
-from detrigger.files.archive import LIMIT, Contents, Finding, in_archive, in_array, in_pickle
+from detrigger.files.archive import LIMIT, Contents, Finding, hidden, in_archive, in_array, in_pickle
 from detrigger.files.checkpoint import describe
 from detrigger.files.judge import WouldRun
 from detrigger.files.sniff import Format, sniff
@@ -91,8 +91,10 @@ def contents(path: Path, kind: Format) -> Contents:
                 found = in_pickle(file.read(LIMIT), at_most=_PICKLES)
             elif kind.name == "pickle":
                 found = in_pickle(file.read(LIMIT))
-            elif kind.name == "npy":
-                found = in_array(file.read(LIMIT))
+            else:
+                found = in_array(file.read(LIMIT)) if kind.name == "npy" else Contents()
+                file.seek(0)
+                found = Contents((*found.would_run, *hidden(file)), found.findings)
     except OSError as error:
         raise ModelError(f"cannot read {path} ({error.strerror}); check its permissions") from error
     run = found.would_run

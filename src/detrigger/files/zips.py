@@ -78,9 +78,8 @@ def _directory(file: io.BufferedIOBase) -> int:
     at = tail.rfind(b"PK\x05\x06")
     if at < 0:
         raise Damaged("it lacks its list of members, so it is truncated")
-    if tail[at - 20 : at - 16] == b"PK\x06\x07":  # of more than 4 GB
-        file.seek(int.from_bytes(tail[at - 12 : at - 4], "little"))
-        return int.from_bytes(file.read(56)[40:48], "little")
+    if tail[max(0, at - 20) : max(0, at - 16)] == b"PK\x06\x07":  # of more than 4 GB, or of PyTorch
+        return int.from_bytes(tail[max(0, at - 36) : max(0, at - 28)], "little")
     return int.from_bytes(tail[at + 12 : at + 16], "little")
 
 
