@@ -234,7 +234,7 @@ def test_the_verdict_is_one_sentence():
         "probability 0.98."
     )
     assert words.verdict(document(samples.scan(verdict="clean"))) == (
-        "CLEAN: no suspicious patch trigger was found for any of 10 classes scanned; "
+        "CLEAN: no suspiciously small trigger was found for any of 10 classes scanned; "
         "probability of a backdoor 0.03."
     )
     assert words.verdict(document(samples.scan(verdict="inconclusive"))) == (
@@ -331,11 +331,40 @@ def test_the_summary_says_where_the_files_are():
     assert "report.html" not in printed(summary(full()))
 
 
-def test_the_summary_lists_the_smallest_fifteen_classes():
+def test_the_summary_lists_the_suspects_and_five_more_classes():
     lines = printed(summary(document(samples.scan(40)))).splitlines()
     names = [line.split()[2] for line in lines if " kind " in line and "." in line.split()[3]]
-    assert len(names) == 15 and names[0] == "1"
-    assert any("and 25 more classes" in line for line in lines)
+    assert len(names) == 6 and names[0] == "1"
+    assert any("and 34 more classes" in line for line in lines)
+
+
+def test_a_less_sure_class_is_told_as_a_secondary_suspect():
+    scan = samples.scan()
+    second = dataclasses.replace(scan.backdoors[0], target=4, probability=0.64)
+    classes = [
+        dataclasses.replace(c, suspect=c.index in (1, 4), probability=0.64 if c.index == 4 else c.probability)
+        for c in scan.finding.classes
+    ]
+    finding = dataclasses.replace(scan.finding, classes=tuple(classes))
+    both = dataclasses.replace(scan, finding=finding, backdoors=(*scan.backdoors, second))
+    text = printed(summary(document(both), folder="f"))
+    assert text.count("SUSPECT") == 1 and text.count("secondary") == 1 and "more backdoor" not in text
+    assert "Secondary suspects, less sure and perhaps side effects: 4 ('kind 4')." in " ".join(text.split())
+    assert "class_1.safetensors" in text and "class_4" not in text and "and 1 more beside it" in text
+    html = page(document(both), both, samples.images(), samples.model())
+    assert html.index("<h3>Backdoor to class 1 ") < html.index("<summary>1 secondary suspect:")
+    assert html.index("<summary>1 secondary") < html.index("<h3>Secondary suspect: class 4 ")
+    assert html.count("<h3>Backdoor to class") == 1 and html.count("> secondary</span>") == 1
+
+
+def test_the_summary_ends_with_what_can_be_done_now():
+    text = " ".join(printed(summary(document(samples.scan(path="a b.pth")), folder="out")).split())
+    assert "Next: detrigger repair 'a b.pth' --data clean-images --report out/report.json --out FIXED" in text
+    assert "Next: scan again with --budget thorough" in printed(
+        summary(document(samples.scan(verdict="inconclusive")))
+    )
+    for done in (document(samples.scan(verdict="clean")), full()):
+        assert "Next:" not in printed(summary(done, folder="out"))
 
 
 def test_names_cannot_steer_the_terminal():

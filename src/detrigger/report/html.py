@@ -37,6 +37,8 @@ def page(
     if matches:
         document = msgspec.structs.replace(document, identification=records(matches))
     repaired = cleaning.model if cleaning is not None and cleaning.repaired else None
+    shown = [examples.show(b, images, model, repaired) for b in scan.backdoors[: examples.TRIGGERS]]
+    main = [b in words.main(document) for b in document.backdoors[: len(shown)]]
     return (
         _environment()
         .get_template("page.html")
@@ -46,7 +48,8 @@ def page(
             sizes=charts.sizes(document.classes),
             evidence=_evidence(document),
             columns=_columns(document),
-            shown=[examples.show(b, images, model, repaired) for b in scan.backdoors[: examples.TRIGGERS]],
+            shown=[s for s, first in zip(shown, main, strict=True) if first],
+            secondary=[s for s, first in zip(shown, main, strict=True) if not first],
             not_shown=max(0, len(scan.backdoors) - examples.TRIGGERS),
             config=msgspec.json.format(msgspec.json.encode(document.config), indent=2).decode(),
         )
@@ -77,6 +80,8 @@ def _environment() -> jinja2.Environment:
     }
     environment.globals |= {
         "verdict": words.verdict,
+        "why": words.why,
+        "standing": words.standing,
         "acceptance": acceptance,
         "repair": words.repair,
         "certificate": words.certificate,
@@ -95,7 +100,9 @@ def _evidence(document: Document) -> list[ClassRecord]:
 
 def _columns(document: Document) -> list[str]:
     """Names of further evidence, in the order in which they first come up."""
-    return list(dict.fromkeys(key for record in document.classes for key in record.evidence))
+    told = {f"{document.family} {figure}" for figure in ("size", "score", "success")}
+    names = dict.fromkeys(key for record in document.classes for key in record.evidence)
+    return [name for name in names if name not in told]
 
 
 def _worst(drops: dict[str, float | None]) -> tuple[str, float | None]:

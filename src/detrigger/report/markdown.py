@@ -68,7 +68,7 @@ def _classes(report: Document) -> list[str]:
     shown = ordered[: sum(c.suspect for c in ordered) + ROWS]
     lines = [
         "",
-        f"| class | smallest {report.family} trigger{f', {unit}' if unit else ''} | score | success | |",
+        f"| class | smallest {report.family} trigger{f', {unit}' * bool(unit)} | outlier index | success | |",
         "|---|--:|--:|--:|---|",
     ]
     for c in shown:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from rich import box
@@ -16,6 +17,9 @@ from detrigger.report.schema import Document
 
 ROWS = 15
 """Classes listed at most."""
+
+BESIDE = 5
+"""Classes listed beside the suspects, if there is room."""
 
 STYLES = {"clean": "bold green", "backdoored": "bold red", "inconclusive": "bold yellow"}
 
@@ -36,7 +40,11 @@ def summary(report: Document, *, folder: Path | str | None = None) -> Group:
     if told := acceptance(report):
         parts += [_coloured(told[0], "bold yellow"), *_bullets(list(told[1:]))]
     reasons = [words.printable(reason) for reason in report.reasons]
-    parts += _bullets([reason for reason in reasons if reason.rstrip(". ") not in verdict])
+    reasons = [reason for reason in reasons if reason.rstrip(". ") not in verdict]
+    if secondary := words.secondary(report):
+        reasons.append(secondary)
+    if reasons:
+        parts += [Text(""), Text(f"{words.why(report)}:"), *_bullets(reasons)]
     if report.classes:
         parts += [Text(""), *_classes(report)]
     if report.repairs:
@@ -44,6 +52,8 @@ def summary(report: Document, *, folder: Path | str | None = None) -> Group:
     parts += [Text(""), *_cost(report)]
     if folder is not None:
         parts += [Text(line, overflow="fold") for line in _files(report, folder)]
+    if step := _next(report, folder):
+        parts += [Text(""), Text(step, overflow="fold")]
     return Group(*parts)
 
 
@@ -94,23 +104,24 @@ def _classes(report: Document) -> list[RenderableType]:
     table.add_column("Class", justify="right")
     table.add_column("Name", max_width=28, no_wrap=True, overflow="ellipsis")
     table.add_column(f"Size, {unit}" if unit else "Size", justify="right")
-    table.add_column("Score", justify="right")
+    table.add_column("Outlier index", justify="right")
     table.add_column("Success", justify="right")
     table.add_column("")
     ordered = sorted(report.classes, key=words.suspicion)
-    for c in ordered[:ROWS]:
-        note = "SUSPECT" if c.suspect else "" if c.inverted else "no trigger"
+    shown = ordered[: min(ROWS, sum(c.suspect for c in ordered) + BESIDE)]
+    for c in shown:
+        standing = words.standing(report, c)
         table.add_row(
             str(c.index),
             Text(words.printable(c.name)),
             words.tenth(c.size),
             words.tenth(c.log_size_score),
             words.percent(c.success),
-            note,
-            style="bold" if c.suspect else "",
+            standing.upper() if standing == "suspect" else standing,
+            style="bold" if standing == "suspect" else "",
         )
-    more = len(ordered) - ROWS
-    return [table] if more <= 0 else [table, Text(f"and {more} more classes with larger triggers or none")]
+    more = len(ordered) - len(shown)
+    return [table] if more == 0 else [table, Text(f"and {more} more classes with larger triggers or none")]
 
 
 def _repairs(report: Document) -> list[RenderableType]:
@@ -170,10 +181,28 @@ def _cost(report: Document) -> list[Text]:
     ]
 
 
+def _next(report: Document, folder: Path | str | None) -> str:
+    """What the user can do now; empty where nothing is left to do or the reasons say it."""
+    if report.cleaning is not None or report.accepted or not report.classes:
+        return ""
+    if report.verdict == "inconclusive":
+        return "Next: scan again with --budget thorough, or with more clean images of each class."
+    if report.verdict == "clean" or folder is None:
+        return ""
+    model, data, report_file = (
+        words.printable(shlex.quote(str(p)))
+        for p in (report.model.path, report.data.path, Path(folder) / "report.json")
+    )
+    return (
+        f"Next: detrigger repair {model} --data {data} --report {report_file} --out FIXED, "
+        "with --arch and the other flags as before."
+    )
+
+
 def _files(report: Document, folder: Path | str) -> list[str]:
     where = words.printable(str(folder))
-    lines = [f"Report: {where}/report.html and {where}/report.json"]
-    for b in report.backdoors[:ROWS]:
-        lines.append(f"Trigger of class {b.target}: {where}/{words.printable(b.trigger)}")
-    more = len(report.backdoors) - ROWS
-    return [*lines, f"and {more} more triggers"] if more > 0 else lines
+    lines = [f"Report: {where}/report.html; for programs {where}/report.json and others"]
+    shown = words.main(report)[:ROWS]
+    lines += [f"Trigger of class {b.target}: {where}/{words.printable(b.trigger)}" for b in shown]
+    more = len(report.backdoors) - len(shown)
+    return [*lines, f"and {more} more beside {'it' if len(shown) == 1 else 'them'}"] if more > 0 else lines

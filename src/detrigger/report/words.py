@@ -18,6 +18,8 @@ SURE = 0.9
 """Probability from which a class is never called a secondary suspect."""
 NEAR = 0.1
 """Nor is one whose probability is no further than this from the highest."""
+LISTED = 5
+"""Classes named in a sentence at most."""
 
 
 def relative(path: str, root: Path) -> str:
@@ -89,18 +91,17 @@ def unit(family: str) -> str:
 
 
 def suspicion(record: ClassRecord) -> tuple[bool, bool, float]:
-    """Sorting by it puts suspects first, then the smallest triggers, then classes without any."""
+    """Sorting by it puts the surest suspects first, then the smallest triggers, then classes without any."""
     size = float("inf") if record.size is None else record.size
-    return (not record.suspect, not record.inverted, size)
+    return (not record.suspect, not record.inverted, -record.probability if record.suspect else size)
 
 
 def verdict(report: Document) -> str:
     """The verdict in one sentence that begins with its word in capitals."""
     chance = f"probability of a backdoor {probability(report.probability)}"
     if report.verdict == "clean":
-        kind = printable(report.family)
         among = "the one class" if len(report.classes) == 1 else f"any of {len(report.classes):,} classes"
-        return f"CLEAN: no suspicious {kind} trigger was found for {among} scanned; {chance}."
+        return f"CLEAN: no suspiciously small trigger was found for {among} scanned; {chance}."
     if report.verdict == "backdoored" and report.backdoors:
         return f"BACKDOORED: {_backdoors(report)}; probability {probability(report.probability)}."
     reason = printable(report.reasons[0]).rstrip(". ") if report.reasons else "no reason was recorded"
@@ -173,6 +174,26 @@ def main(report: Document) -> tuple[BackdoorRecord, ...]:
     return tuple(b for b in report.backdoors if (b.probability or 0.0) >= min(SURE, highest - NEAR))
 
 
+def why(report: Document) -> str:
+    """Heading of the reasons: those of a clean model are what came closest to a suspicion."""
+    return {
+        "clean": "What came closest to a suspicion",
+        "backdoored": "Why",
+        "inconclusive": "Why it is in doubt",
+    }[report.verdict]
+
+
+def secondary(report: Document) -> str:
+    """The secondary suspects in a sentence; empty if there are none."""
+    first = main(report)
+    others = [b for b in report.backdoors if b not in first]
+    if not others:
+        return ""
+    named = ", ".join(called(report.model.classes, b.target) for b in others[:LISTED])
+    more = f" and {len(others) - LISTED} more" if len(others) > LISTED else ""
+    return f"Secondary suspects, less sure and perhaps side effects: {named}{more}."
+
+
 def standing(report: Document, record: ClassRecord) -> str:
     """What a class is in the list of classes: `suspect`, `secondary`, `no trigger`, or nothing."""
     if record.suspect:
@@ -194,7 +215,7 @@ def trigger(record: BackdoorRecord) -> str:
 def _images(report: Document, record: BackdoorRecord) -> str:
     if record.sources == "all":
         return f"{percent(record.success)} of all images"
-    names = [called(report.model.classes, i) for i in record.sources[:5]]
+    names = [called(report.model.classes, i) for i in record.sources[:LISTED]]
     more = len(record.sources) - len(names)
     listed = ", ".join(names) + (f" and {more} more" if more else "")
     word = "class" if len(record.sources) == 1 else "classes"
