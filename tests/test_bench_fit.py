@@ -6,6 +6,7 @@ import pytest
 
 from detrigger.bench import fit as fitting
 from detrigger.bench.fit import EVERY, SPECIFIC, Case, Fitted, case, coefficients, fit, left_out, probability
+from detrigger.bench.fit_table import fit_tables
 from detrigger.detect import Calibration, fitted
 from detrigger.evidence import INDEX_CAP, Terms
 from detrigger.pairs import PairTerms
@@ -108,3 +109,16 @@ def test_coefficients_are_what_the_verdict_reads_and_say_on_what_they_were_fitte
 def test_the_stored_terms_can_be_read() -> None:
     terms, _, calibration = fitted()
     assert terms.keys() == FAMILIES.keys() and calibration.slope > 0
+
+
+def test_the_tables_tell_figures_by_what_was_left_out_and_by_what_was_switched_off() -> None:
+    cards = []
+    for c in CASES:
+        told = card(score=c.sums["patch"])
+        told["truth"] |= {"id": c.id, "dataset": c.dataset, "backdoored": c.backdoored, "weak": False}
+        cards.append(told)
+    rows = [[list(column.cells) for column in table.columns] for table in fit_tables(cards, TERMS, PAIRS)]
+    left, off = (dict(zip(columns[0], columns[2], strict=True)) for columns in rows)
+    assert left["nothing"] == "1.000" and set(off) == {*FAMILIES, SPECIFIC, EVERY, "index", "gap", "level"}
+    assert off["patch"] == "1.000"  # the other families say the same
+    assert off["index"] == "0.500"  # all else is equal

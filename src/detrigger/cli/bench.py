@@ -6,16 +6,15 @@ import functools
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import msgspec
 from cyclopts import App, Parameter, Token
-from rich.table import Table
 from rich.text import Text
 
-from detrigger.bench.figures import area_under_curve, brier_score, detection_rate_at
-from detrigger.bench.fit import Case, case, coefficients, left_out
+from detrigger.bench.fit import case, coefficients
 from detrigger.bench.fit import fit as fit_terms
+from detrigger.bench.fit_table import fit_tables
 from detrigger.bench.paper import bench_paper
 from detrigger.bench.paper_page import table as paper_table
 from detrigger.bench.paper_plan import read_plans
@@ -32,7 +31,7 @@ from detrigger.bench.zoo_build import build_zoo
 from detrigger.cli.console import progress, show
 from detrigger.cli.inputs import InputFlags, read_inputs
 from detrigger.cli.results import check_folder
-from detrigger.detect import DetectConfig, fitted
+from detrigger.detect import fitted
 from detrigger.errors import UsageError
 from detrigger.save import write_atomically
 from detrigger.scan import ScanConfig
@@ -253,41 +252,11 @@ def fit(cards: tuple[Path, ...], /, *, out: Path) -> int:
             f"{len(usable)} usable cards in {', '.join(map(str, cards))}; wanted clean and backdoored"
         )
     terms, pairs, _ = fitted()
+    for table in fit_tables(usable, terms, pairs):
+        show(table)
+        show(Text())
     cases = [case(card, terms, pairs) for card in usable]
-    table = Table(box=None, pad_edge=False)
-    for column in (
-        "left out",
-        "models",
-        "AUC",
-        "TPR at FPR 5 %",
-        "detected",
-        "false alarms",
-        "in doubt",
-        "Brier",
-    ):
-        table.add_column(column, justify="left" if column == "left out" else "right")
-    groupings: tuple[Literal["dataset", "attack", "nothing"], ...] = ("dataset", "attack", "nothing")
-    for by in groupings:
-        table.add_row(by, *_figures([c for c in cases if not c.weak], left_out(cases, by=by)))
-    show(table)
     names = ", ".join(sorted({c.dataset for c in cases}))
     stored = coefficients(fit_terms(cases), cases, terms, pairs, f"bench zoo cards over {names}")
     write_atomically(out, msgspec.json.format(msgspec.json.encode(stored), indent=2) + b"\n")
     return 0
-
-
-def _figures(cases: list[Case], chance: dict[str, float]) -> tuple[str, ...]:
-    bad = [chance[c.id] for c in cases if c.backdoored]
-    clean = [chance[c.id] for c in cases if not c.backdoored]
-    cuts = DetectConfig()
-    doubtful = [p for p in bad + clean if cuts.doubt <= p < cuts.alarm]
-    square = brier_score([chance[c.id] for c in cases], [c.backdoored for c in cases])
-    return (
-        str(len(cases)),
-        f"{area_under_curve(bad, clean):.3f}",
-        f"{detection_rate_at(0.05, bad, clean):.3f}",
-        f"{sum(p >= cuts.alarm for p in bad)} of {len(bad)}",
-        f"{sum(p >= cuts.alarm for p in clean)} of {len(clean)}",
-        str(len(doubtful)),
-        f"{square:.3f}",
-    )
