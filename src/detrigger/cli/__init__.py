@@ -29,6 +29,7 @@ COMMANDS = {
     "attack": "Train a model from a recipe, with a backdoor or without, for experiments.",
     "demo": "See it work on real MNIST digits: scan, identify, repair, prove.",
     "bench": "Measure scanner and repair on models whose truth is known.",
+    "completion": "Print what makes a shell complete commands and flags.",
     "methods": "List what can be searched for, which repairs and which attacks there are.",
 }
 

@@ -18,7 +18,22 @@ PAPER = "published search and verdict of Wang et al. 2019, for comparison; slow"
 
 def methods() -> int:
     """List what can be searched for, which repairs and which attacks there are."""
-    sections: dict[str, dict[str, str]] = {
+    sections = listed()
+    width = max(len(name) for rows in sections.values() for name in rows)
+    parts: list[RenderableType] = []
+    for title, rows in sections.items():
+        grid = Table.grid(padding=(0, 2, 0, 0))
+        grid.add_column(no_wrap=True, min_width=width)
+        for name, text in rows.items():
+            grid.add_row(name, Text(text))
+        parts += [Text(title, "bold"), Padding(grid, (0, 0, 0, 2)), Text("")]
+    show(Group(*parts[:-1]))
+    return 0
+
+
+def listed() -> dict[str, dict[str, str]]:
+    """Section, name, what it is."""
+    return {
         "Triggers (Menisov 2022, eq. 5)": {n: f"size in {f.unit()}" for n, f in FAMILIES.items()},
         "Budgets (scan --budget)": {
             name: "patch search in heats of "
@@ -35,13 +50,3 @@ def methods() -> int:
         },
         "Attacks (recipes of attack)": {n: f"{a.summary} ({a.paper})" for n, a in ATTACKS.items()},
     }
-    width = max(len(name) for rows in sections.values() for name in rows)
-    parts: list[RenderableType] = []
-    for title, rows in sections.items():
-        grid = Table.grid(padding=(0, 2, 0, 0))
-        grid.add_column(no_wrap=True, min_width=width)
-        for name, text in rows.items():
-            grid.add_row(name, Text(text))
-        parts += [Text(title, "bold"), Padding(grid, (0, 0, 0, 2)), Text("")]
-    show(Group(*parts[:-1]))
-    return 0
