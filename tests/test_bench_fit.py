@@ -12,7 +12,7 @@ from detrigger.evidence import INDEX_CAP, Terms
 from detrigger.pairs import PairTerms
 from detrigger.trigger import FAMILIES
 
-TERMS = dict.fromkeys(FAMILIES, Terms(index=2.0, gap=3.0, level=5.0, clean=0.0, spread=1.0))
+TERMS = dict.fromkeys(FAMILIES, Terms(index=2.0, gap=3.0, level=5.0, margin=7.0, clean=0.0, spread=1.0))
 PAIRS = PairTerms(gap=2.0, level=3.0, clean=0.0, spread=1.0, all_clean=0.0, all_spread=1.0)
 
 
@@ -29,7 +29,8 @@ CASES = [one(f"c{i}", 0.5 * i, backdoored=False, dataset="ab"[i % 2]) for i in r
 def card(*, pairs: bool = True, score: float = 20.0) -> dict[str, Any]:
     def evidence(size: float, *, reached: bool) -> dict[str, float]:
         figures = {"score": score, "gap": size, "level": 2.0} | ({"surprise": 0.0} if reached else {})
-        return {f"{family} {name}": value for family in FAMILIES for name, value in figures.items()}
+        by_family = {f"{family} {name}": value for family in FAMILIES for name, value in figures.items()}
+        return {"clean margin": 0.25} | by_family
 
     leader = evidence(1.0, reached=True)
     if pairs:
@@ -89,7 +90,9 @@ def test_no_model_is_judged_by_terms_fitted_on_its_own_group(
 
 def test_a_card_gives_the_highest_weighted_sum_of_the_classes_that_were_reached() -> None:
     found = case(card(), TERMS, PAIRS)
-    assert found.sums["patch"] == pytest.approx(2 * INDEX_CAP + 3 * 1.0 + 5 * 2.0)  # class 1 was not reached
+    assert found.sums["patch"] == pytest.approx(
+        2 * INDEX_CAP + 3 * 1.0 + 5 * 2.0 + 7 * 0.25
+    )  # class 1 was not reached
     assert found.sums[SPECIFIC] == pytest.approx(2 * 0.3 + 3 * 0.4) and found.sums[EVERY] == 0.6
     assert found.backdoored and found.weak
     assert not {SPECIFIC, EVERY} & case(card(pairs=False), TERMS, PAIRS).sums.keys()
@@ -119,6 +122,14 @@ def test_the_tables_tell_figures_by_what_was_left_out_and_by_what_was_switched_o
         cards.append(told)
     rows = [[list(column.cells) for column in table.columns] for table in fit_tables(cards, TERMS, PAIRS)]
     left, off = (dict(zip(columns[0], columns[2], strict=True)) for columns in rows)
-    assert left["nothing"] == "1.000" and set(off) == {*FAMILIES, SPECIFIC, EVERY, "index", "gap", "level"}
+    assert left["nothing"] == "1.000" and set(off) == {
+        *FAMILIES,
+        SPECIFIC,
+        EVERY,
+        "index",
+        "gap",
+        "level",
+        "margin",
+    }
     assert off["patch"] == "1.000"  # the other families say the same
     assert off["index"] == "0.500"  # all else is equal

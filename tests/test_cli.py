@@ -20,6 +20,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from detrigger import clean, cli, engine, measure, scan
+from detrigger.budgets import BUDGETS
 from detrigger.cli import console
 from detrigger.cli import scan as scan_command
 from detrigger.images import Images
@@ -29,7 +30,6 @@ from detrigger.model import Classifier
 from detrigger.repair.methods import METHODS
 from detrigger.report.formats import FORMATS
 from detrigger.report.schema import json_schema
-from detrigger.scan import BUDGETS
 from detrigger.trigger import FAMILIES
 
 REPORTS = [told.file for told in FORMATS.values()] + ["report.html", "report.json"]

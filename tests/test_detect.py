@@ -25,7 +25,7 @@ from detrigger.detect import (
     detect,
     fitted,
 )
-from detrigger.evidence import INDEX_CAP, Terms, comparable
+from detrigger.evidence import INDEX_CAP, MARGIN_RANGE, Terms, clean_margins, comparable
 from detrigger.invert import Inversion
 from detrigger.outliers import family_wise_p_values, gaps, outlier_index
 from detrigger.pairs import PAIR
@@ -300,7 +300,7 @@ def test_a_class_that_stands_out_in_one_family_alone_is_found_and_told_in_its_fi
     figures = ("size", "success", "score", "gap", "level", "probability", "surprise")
     everything = [f"{f} {figure}" for f in ORDINARY for figure in figures]
     for i, c in enumerate(finding.classes):
-        assert list(c.evidence) == everything
+        assert list(c.evidence) == ["clean margin", *everything]
         for f, ordinary in ORDINARY.items():
             assert c.evidence[f"{f} size"] == pytest.approx(small if (f, i) == (family, 6) else ordinary[i])
         highest = max(ORDINARY, key=lambda f: c.evidence[f"{f} probability"])
@@ -343,16 +343,17 @@ def test_a_family_that_inverts_no_class_hides_nothing_and_is_told_of() -> None:
 
 
 def test_the_probability_is_the_logistic_of_the_terms_and_the_index_counts_up_to_its_cap() -> None:
-    terms = Terms(index=0.5, gap=0.25, level=0.125, clean=1.5, spread=2.0)
+    terms = Terms(index=0.5, gap=0.25, level=0.125, margin=0.75, clean=1.5, spread=2.0)
     config = DetectConfig(terms=terms, calibration=Calibration(intercept=-1.0, slope=3.0))
     for smallest in (20.0, 0.01):
         sizes = [smallest, 50, 52, 48, 51, 49, 50]
-        finding = detect([found(sizes)], names(7), SHAPE, config)
+        near = torch.tensor([0.4] + [0.0] * 6, dtype=torch.float64)
+        finding = detect([found(sizes)], names(7), SHAPE, config, margins=near)
         score = reference_index(sizes, log=True, floor=0.25)[0]
         assert (score > INDEX_CAP) == (smallest < 1)
         level = -math.log(smallest / (0.06 * 32 * 32))
         gap = math.log(48 / smallest)
-        weighted = 0.5 * min(score, INDEX_CAP) + 0.25 * gap + 0.125 * level
+        weighted = 0.5 * min(score, INDEX_CAP) + 0.25 * gap + 0.125 * level + 0.75 * 0.4
         odds = -1 + 3 * (weighted - 1.5) / 2
         assert finding.probability == pytest.approx(1 / (1 + math.exp(-odds)), rel=1e-5)
 
@@ -448,3 +449,36 @@ def test_pairs_that_dropped_out_or_were_not_inverted_do_not_count() -> None:
     failed[where], dropped[where] = 0.5, 1
     for harmless in ({"success": failed}, {"heats": dropped}):
         assert judged(dataclasses.replace(pairs, **harmless)).verdict == "clean"  # type: ignore[arg-type]
+
+
+# Clean margins
+
+
+def reference_margins(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Class by class, with loops."""
+    means = []
+    for k in range(logits.shape[1]):
+        rows = [row for row, label in zip(logits, labels, strict=True) if label != k]
+        means.append(np.mean([row[k] - max(np.delete(row, k)) for row in rows]))
+    middle = np.median(means)
+    spread = max(1.4826 * float(median_abs_deviation(means)), 0.05 * abs(middle))
+    return np.clip((np.array(means) - middle) / spread, *MARGIN_RANGE)
+
+
+def test_clean_margins_are_those_of_a_plain_reckoning() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits, labels = torch.randn(40, 6, generator=generator), torch.arange(40) % 6
+    logits[:, 2] += 1.5
+    margins = clean_margins(logits, labels)
+    assert margins.numpy() == pytest.approx(reference_margins(logits.numpy(), labels.numpy()), rel=1e-5)
+    assert int(margins.argmax()) == 2
+
+
+def test_a_class_that_clean_images_are_near_is_more_suspect() -> None:
+    sizes = [50.0, 52, 48, 14, 55, 51, 49, 47, 53, 50]
+    chances = []
+    for margin in (-1.0, 0.0, 3.0):
+        near = torch.zeros(10, dtype=torch.float64)
+        near[3] = margin
+        chances.append(detect([found(sizes)], names(10), SHAPE, CONFIG, margins=near).probability)
+    assert chances == sorted(chances) and chances[0] < chances[2]

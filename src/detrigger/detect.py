@@ -22,6 +22,9 @@ from detrigger.trigger import FAMILIES
 
 Verdict = Literal["clean", "backdoored", "inconclusive"]
 
+MARGIN = "clean margin"
+"""Evidence of every class that needs no trigger."""
+
 
 @dataclass(frozen=True)
 class ClassFinding:
@@ -46,7 +49,8 @@ class ClassFinding:
     probability: float
     """That it is a target, by that family."""
     evidence: dict[str, float] = field(default_factory=dict)
-    """For each family: `NAME size`, `NAME score`, `NAME gap`, `NAME success`, `NAME probability`."""
+    """`clean margin`; for each family `NAME size`, `NAME success`, `NAME score`, `NAME gap`, `NAME level`,
+    `NAME probability`, and `NAME surprise` if a trigger was found."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +111,7 @@ class DetectConfig:
 PLAIN = DetectConfig(
     log_sizes=False,
     spread_floor=1e-3,
-    terms=Terms(index=1.0, gap=0.0, level=0.0, clean=2.0, spread=0.1),
+    terms=Terms(index=1.0, gap=0.0, level=0.0, margin=0.0, clean=2.0, spread=0.1),
     calibration=Calibration(0.0, 1.0),
     alarm=0.5,
     doubt=0.5,
@@ -121,13 +125,15 @@ def detect(
     shape: tuple[int, int, int],
     config: DetectConfig,
     *,
+    margins: Float[Tensor, " classes"] | None = None,
     pairs: Inversion | None = None,
 ) -> Finding:
     """Verdict on the sizes of the triggers synthesised for k classes, in one or more families.
 
-    `pairs` are triggers for one source and one target each. With one class nothing can be compared; with
-    two, the median lies between them and mostly the gap speaks; equal sizes have index 0. Each kind of
-    trigger says of each class how far it stands out against clean models; the furthest decides.
+    `margins` are the `clean_margins` of all classes, 0 by default; `pairs` are triggers for one source and
+    one target each. With one class nothing can be compared; with two, the median lies between them and mostly
+    the gap speaks; equal sizes have index 0. Each kind of trigger says of each class how far it stands out
+    against clean models; the furthest decides.
     """
     terms, pair_terms, calibration = fitted()
     calibration = config.calibration or calibration
@@ -135,7 +141,9 @@ def detect(
         features(inversion, shape, success=config.inverted, log=config.log_sizes, floor=config.spread_floor)
         for inversion in inversions
     ]
-    far = torch.stack([surprise(f, config.terms or terms[f.inversion.family]) for f in found])
+    near = torch.zeros(len(names), dtype=torch.float64) if margins is None else margins
+    near = near[list(inversions[0].targets)]
+    far = torch.stack([surprise(f, near, config.terms or terms[f.inversion.family]) for f in found])
     shown = found[int(far.amax(1).argmax())]
     paired = pair_features(pairs, shape, config.inverted) if pairs else None
     kinds = [f.inversion.family for f in found]
@@ -159,7 +167,7 @@ def detect(
             suspect=chance[best[i], i].item() >= config.alarm or (i == top and probability >= config.doubt),
             best=kinds[int(best[i])],
             probability=chance[best[i], i].item(),
-            evidence=_evidence(found, paired, far[:, i], chance[:, i], i, target),
+            evidence={MARGIN: near[i].item()} | _evidence(found, paired, far[:, i], chance[:, i], i, target),
         )
         for i, target in enumerate(shown.inversion.targets)
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from detrigger.invert import Inversion
@@ -23,6 +23,8 @@ class Terms:
     """Weight of the log gap to the next larger class."""
     level: float
     """Weight of the log of how far the size lies below the typical size of the family."""
+    margin: float
+    """Weight of how near clean images of other classes are to the class (`clean_margins`)."""
     clean: float
     """Mean, over clean models, of the highest weighted sum of any class."""
     spread: float
@@ -31,6 +33,8 @@ class Terms:
 
 INDEX_CAP = 8.0
 """An outlier index above this says no more than this."""
+MARGIN_FLOOR, MARGIN_RANGE = 0.05, (-2.0, 4.0)
+"""Least spread of clean margins, as a share of their median; and beyond what they say no more."""
 
 
 @dataclass(frozen=True)
@@ -47,19 +51,18 @@ class Features:
 def features(
     inversion: Inversion, shape: tuple[int, int, int], *, success: float, log: bool, floor: float
 ) -> Features:
-    """The index compares classes as if all had been searched to the end.
+    """Index and gap compare classes as if all had been searched to the end.
 
     A class is inverted from this `success` on held-out images; `log` and `floor` are those of the index.
-    For the gap, classes that could not be inverted count as the largest size seen.
     """
     inverted = inversion.success >= success
-    size = inversion.size.double()
+    size = comparable(inversion, inverted)
     return Features(
         inversion,
         inverted,
-        outlier_index(comparable(inversion, inverted), log=log, floor=floor),
-        gaps(torch.where(inverted, size, size.amax())),
-        -(size / FAMILIES[inversion.family].typical(shape)).log(),
+        outlier_index(size, log=log, floor=floor),
+        gaps(size),
+        -(inversion.size.double() / FAMILIES[inversion.family].typical(shape)).log(),
     )
 
 
@@ -83,9 +86,29 @@ def comparable(inversion: Inversion, inverted: Bool[Tensor, " k"]) -> Float[Tens
     return result.clamp_max(result[result.isfinite()].amax())
 
 
-def surprise(found: Features, terms: Terms) -> Float[Tensor, " k"]:
+def clean_margins(logits: Float[Tensor, "n classes"], labels: Int[Tensor, " n"]) -> Float[Tensor, " classes"]:
+    """How near clean images of other classes are to each class: a backdoor pulls all of them to its target a
+    little, even without the trigger.
+
+    Mean of a class's logit less the highest other one, over images of other classes; then less the median of
+    the classes, over their spread (1.4826 MAD, at least `MARGIN_FLOOR` of the median), within `MARGIN_RANGE`.
+    """
+    logits = logits.double()
+    first, second = logits.topk(2, dim=1).values.T
+    rival = torch.where(logits == first[:, None], second[:, None], first[:, None])
+    others = labels[:, None] != torch.arange(logits.shape[1], device=labels.device)
+    margin = ((logits - rival) * others).sum(0) / others.sum(0).clamp_min(1)
+    middle = margin.quantile(0.5)
+    spread = torch.maximum(1.4826 * (margin - middle).abs().quantile(0.5), MARGIN_FLOOR * middle.abs())
+    return ((margin - middle) / spread.clamp_min(1e-9)).clamp(*MARGIN_RANGE).cpu()
+
+
+def surprise(found: Features, margins: Float[Tensor, " k"], terms: Terms) -> Float[Tensor, " k"]:
     """How far each class stands out, in spreads of clean models; -inf for one that could not be inverted."""
     weighted = (
-        terms.index * found.index.clamp_max(INDEX_CAP) + terms.gap * found.gap + terms.level * found.level
+        terms.index * found.index.clamp_max(INDEX_CAP)
+        + terms.gap * found.gap
+        + terms.level * found.level
+        + terms.margin * margins
     )
     return torch.where(found.inverted, (weighted - terms.clean) / terms.spread, -torch.inf)

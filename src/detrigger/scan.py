@@ -9,13 +9,14 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float
 from torch import Tensor
 
 from detrigger import fast, measure
 from detrigger.budgets import Budget
 from detrigger.detect import PLAIN, ClassFinding, Finding, detect
 from detrigger.errors import DataError, ModelError, UsageError
+from detrigger.evidence import clean_margins
 from detrigger.heats import Map, Progress, silent
 from detrigger.images import Images
 from detrigger.invert import Inversion
@@ -108,7 +109,8 @@ def scan(
     """
     _check(model, images, targets)
     began, cpu_began = time.perf_counter(), time.process_time()
-    predicted = _predictions(model, images)
+    logits = _logits(model, images)
+    predicted = logits.argmax(1)
     accuracy = (predicted == images.y).float().mean().item()
     recalls = measure.recalls(predicted, images.y, len(model.classes))
     targets = tuple(dict.fromkeys(targets)) or tuple(range(len(model.classes)))
@@ -121,7 +123,15 @@ def scan(
         finding = detect(inversions, model.classes, model.image_shape, PLAIN)
     else:
         finding, inversions = search(
-            model, images, targets, config.budget, config.precision, seed=seed, map=map, progress=progress
+            model,
+            images,
+            targets,
+            config.budget,
+            config.precision,
+            margins=clean_margins(logits, images.y),
+            seed=seed,
+            map=map,
+            progress=progress,
         )
     if inversions and len(targets) < len(model.classes):
         finding = _partial(finding, len(targets), len(model.classes))
@@ -165,8 +175,8 @@ def _check(model: Classifier, images: Images, targets: tuple[int, ...]) -> None:
         raise UsageError(f"class {unknown[0]} does not exist; the model has 0 to {len(model.classes) - 1}")
 
 
-def _predictions(model: Classifier, images: Images) -> Int[Tensor, " n"]:
-    """As `measure.predictions`, for a model that is not known yet to return numbers."""
+def _logits(model: Classifier, images: Images) -> Float[Tensor, "n classes"]:
+    """Of a model that is not known yet to return numbers."""
     with torch.no_grad():
         logits = torch.cat([model(part) for part in measure.batches(images.x)])
     if bad := int((~logits.isfinite()).any(1).sum()):
@@ -174,7 +184,7 @@ def _predictions(model: Classifier, images: Images) -> Int[Tensor, " n"]:
             f"the network returns NaN or infinity for {bad} of {len(images)} images; "
             "check its weights, --mean and --std"
         )
-    return logits.argmax(1)
+    return logits
 
 
 def _near_chance(accuracy: float, images: Images) -> str:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import builtins
 from dataclasses import dataclass
 
+from jaxtyping import Float
+from torch import Tensor
+
 from detrigger import fast, measure
 from detrigger.budgets import BUDGETS, Budget, stages
 from detrigger.detect import DetectConfig, Finding, detect
@@ -51,13 +54,15 @@ def search(
     budget: Budget,
     precision: fast.Precision,
     *,
+    margins: Float[Tensor, " classes"],
     seed: int,
     map: Map = builtins.map,
     progress: Progress = silent,
 ) -> tuple[Finding, tuple[Inversion, ...]]:
     """Every family of the budget, one after another, then pairs of classes if nothing was found until then.
 
-    The precision is measured once for all, if it is `auto`. Raises ModelError as `invert` does.
+    `margins` are the clean margins of all classes. The precision is measured once for all, if it is `auto`.
+    Raises ModelError as `invert` does.
     """
     precision = fast.fastest(model, measure.batches(images.x)[0][:MEASURED], precision).precision
     planned = plan(images, targets, budget, precision)
@@ -82,10 +87,12 @@ def search(
         )
 
     found = tuple(run(kind) for kind in kinds if kind != PAIR)
-    finding = detect(found, model.classes, model.image_shape, DetectConfig())
+    finding = detect(found, model.classes, model.image_shape, DetectConfig(), margins=margins)
     if PAIR in planned and finding.verdict != "backdoored":
         pairs = run(PAIR)
-        finding = detect(found, model.classes, model.image_shape, DetectConfig(), pairs=pairs)
+        finding = detect(
+            found, model.classes, model.image_shape, DetectConfig(), margins=margins, pairs=pairs
+        )
         found = (*found, pairs)
     progress(whole, whole)
     return finding, found

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import torch
 from torch.nn.functional import softplus
 
-from detrigger.detect import Calibration
+from detrigger.detect import MARGIN, Calibration
 from detrigger.evidence import INDEX_CAP, Terms
 from detrigger.pairs import PAIR, PairTerms
 from detrigger.trigger import FAMILIES
@@ -77,7 +77,8 @@ def case(card: dict[str, Any], terms: dict[str, Terms], pairs: PairTerms) -> Cas
 
 def _sum(evidence: dict[str, float], family: str, terms: Terms) -> float:
     index, gap, level = (evidence[f"{family} {name}"] for name in ("score", "gap", "level"))
-    return terms.index * min(index, INDEX_CAP) + terms.gap * gap + terms.level * level
+    weighted = terms.index * min(index, INDEX_CAP) + terms.gap * gap + terms.level * level
+    return weighted + terms.margin * evidence[MARGIN]
 
 
 def fit(cases: Sequence[Case]) -> Fitted:

@@ -31,7 +31,7 @@ def fit_tables(
     for kind in sorted({kind for c in cases for kind in c.sums}):
         rest = [dataclasses.replace(c, sums={k: v for k, v in c.sums.items() if k != kind}) for c in cases]
         without.add_row(kind, *_figures(rest, "dataset"))
-    for term in ("index", "gap", "level"):
+    for term in ("index", "gap", "level", "margin"):
         changed = {f: dataclasses.replace(t, **{term: 0.0}) for f, t in terms.items()}
         without.add_row(term, *_figures([case(card, changed, pairs) for card in cards], "dataset"))
     return fitted, without
