@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 from cyclopts import Parameter
 from rich.console import Group
 from rich.text import Text
@@ -17,12 +18,14 @@ from detrigger.cli.formats import Format, tell
 from detrigger.cli.inputs import InputFlags, read_inputs
 from detrigger.cli.results import check_file, made
 from detrigger.delta import applied, difference, load_patch, reverted, save_patch
-from detrigger.errors import UsageError
-from detrigger.load import load_trigger, read_tensors
+from detrigger.errors import ModelError, UsageError
+from detrigger.files.sniff import sniff
+from detrigger.load import deviation, load_trigger, read_tensors
 from detrigger.model import Origin
 from detrigger.repair.guard import GuardConfig
 from detrigger.report.document import document, encode, read, restore
 from detrigger.report.html import page
+from detrigger.report.schema import WrittenRecord
 from detrigger.report.text import summary
 from detrigger.report.words import printable
 from detrigger.save import check_target, save_classifier, save_tensors, write_atomically
@@ -30,6 +33,8 @@ from detrigger.scan import ScanConfig
 
 HTML, JSON = ".report.html", ".report.json"
 """Put to the name of the repaired model for the reports beside it."""
+SAME = 1e-4
+"""Logits that differ by no more are the same: ONNX may be computed in another order, others are not."""
 
 
 @Parameter(name="*")
@@ -98,23 +103,32 @@ def repair(
             progress=callback,
         )
     record = document(cleaning.scans[0], cleaning=cleaning, model=classifier)
+    record = msgspec.structs.replace(record, written=_write(cleaning, model, out, patches.patch))
     html = page(record, cleaning.scans[0], images, classifier, cleaning=cleaning)
-    _write(cleaning, model, out, patches.patch)
     write_atomically(Path(f"{written[0]}{HTML}"), html.encode())
     write_atomically(Path(f"{written[0]}{JSON}"), encode(record))
     files = Text(f"Report: {printable(str(written[0]))}{HTML} and {JSON}", overflow="fold")
+    if record.written:
+        files.append(f"\nModel: sha256 {record.written.sha256}; read again, it gives the same outputs")
     tell(record, format, Group(_headline(cleaning, model, written), Text(""), summary(record), files))
     return _exit(cleaning)
 
 
-def _write(cleaning: Cleaning, model: Path, out: Path | None, patch: Path | None) -> None:
+def _write(cleaning: Cleaning, model: Path, out: Path | None, patch: Path | None) -> WrittenRecord | None:
     for path in (out, patch):
         if path:
             made(path.parent)
-    if cleaning.repaired and out:
-        save_classifier(cleaning.model, out)
     if cleaning.repaired and patch:
         save_patch(difference(read_tensors(model).tensors, cleaning.model.net.state_dict()), patch)
+    if not (cleaning.repaired and out):
+        return None
+    digest, off = save_classifier(cleaning.model, out), deviation(cleaning.model, out)
+    if off > SAME:
+        out.unlink()
+        raise ModelError(
+            f"{out} read again gave logits that differ by {off:g}, so it was not kept; report this"
+        )
+    return WrittenRecord(path=str(out), sha256=digest, format=sniff(out).name, difference=off)
 
 
 def _patched(model: Path, out: Path | None, patches: PatchFlags) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from detrigger.model import Classifier, Origin, Preprocessing
 
 __all__ = [
     "Weights",
+    "deviation",
     "load_classifier",
     "load_images",
     "load_trigger",
@@ -77,6 +79,20 @@ def load_classifier(
         probabilities=fitting.are_probabilities(out),
         origin=read.origin,
     )
+
+
+def deviation(model: Classifier, path: Path) -> float:
+    """The largest difference of logits between a model and the file that it was saved to, read again.
+
+    On eight images, of which two are grey. Raises ModelError if the file cannot be read or does not fit.
+    """
+    net = copy.deepcopy(model.net).cpu()
+    if model.origin.format == "onnx":
+        again = _graph(path, None, model.image_shape).net
+    else:
+        again = fitting.filled(net, read_tensors(path).tensors)
+    before, after = (fitting.outputs(n, model.image_shape, model.preprocessing) for n in (net, again))
+    return float((before - after).abs().max())
 
 
 def _weights(path: Path, architecture: str | None, arguments: Mapping[str, object]) -> _Read:

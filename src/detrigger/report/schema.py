@@ -181,6 +181,18 @@ class CostRecord(msgspec.Struct, frozen=True, kw_only=True):
     """Of the search."""
 
 
+class WrittenRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """The file of a repaired model."""
+
+    path: str
+    sha256: str
+    """Of its bytes."""
+    format: str
+    """As it is told by `detrigger inspect`."""
+    difference: float
+    """Largest difference of logits between the model in memory and this file read again, on eight images."""
+
+
 class Document(msgspec.Struct, frozen=True, kw_only=True):
     """A scan, and what was done about it: the whole of report.json."""
 
@@ -216,6 +228,8 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
     """Null if no repair was asked for."""
     identification: tuple[MatchRecord, ...] = ()
     """Found triggers beside known ones; empty if none was known."""
+    written: WrittenRecord | None = None
+    """Null if no model was written."""
     accepted: tuple[Acceptance, ...] = ()
     """Findings of this report that somebody has accepted."""
 

@@ -1,0 +1,158 @@
+"""Every row of docs/formats.md that holds weights, with a real file: from loading to loading again."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import planted
+import pytest
+import samples
+import torch
+from command import ARCH, Files, call, written
+from torch import nn
+
+from detrigger import measure
+from detrigger.files.inspect import inspect_file
+from detrigger.load import deviation, load_classifier, read_tensors
+from detrigger.model import Classifier
+from detrigger.repair.prune import PruneConfig, prune
+from detrigger.save import save_classifier
+from detrigger.scan import ScanConfig, scan
+
+Capture = pytest.CaptureFixture[str]
+DOCUMENT = Path(__file__).parents[1] / "docs" / "formats.md"
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
+    return written(tmp_path_factory.mktemp("files"))
+
+
+def network(files: Files) -> nn.Module:
+    """The backdoored network by itself, with trainable weights as people save it."""
+    net = planted.make()
+    net.load_state_dict(files.truth.model.net.state_dict())
+    return net
+
+
+def loaded(path: Path, files: Files) -> Classifier:
+    images = files.truth.images
+    return load_classifier(path, ARCH, {"backdoors": 1}, shape=images.shape, names=images.names)
+
+
+def checkpoint(net: nn.Module, path: Path) -> None:
+    state = {f"module.{name}": value for name, value in net.state_dict().items()}
+    torch.save({"epoch": 3, "checkpoint": {}, "model": {"state_dict": state}, "loss": [0.5]}, path)
+
+
+def legacy(net: nn.Module, path: Path) -> None:
+    optimizer = torch.optim.Adam(net.parameters(), lr=0)
+    sum(p.sum() for p in net.parameters()).backward()  # type: ignore[union-attr]
+    optimizer.step()
+    held = {"optimizer": optimizer.state_dict(), "state_dict": net.state_dict()}
+    torch.save(held, path, _use_new_zipfile_serialization=False)
+
+
+def script(net: nn.Module, path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"`torch\.jit\..*` is deprecated", category=FutureWarning)
+        torch.jit.save(torch.jit.script(net), path)
+
+
+def exported(net: nn.Module, path: Path) -> None:
+    torch.export.save(torch.export.export(net.eval(), (torch.zeros(2, 1, 12, 12),)), path)
+
+
+ROWS: dict[str, tuple[str, Callable[[nn.Module, Path], Any]]] = {
+    "state-dict": ("a training checkpoint", checkpoint),
+    "legacy-state-dict": ("a checkpoint of before PyTorch 1.6", legacy),
+    "whole": ("a whole pickled module", lambda net, path: torch.save(nn.DataParallel(net), path)),
+    "torchscript": ("TorchScript", script),
+    "pt2": ("torch.export", exported),
+}
+"""safetensors and a bare state dict are repaired in test_cli.py, ONNX in test_onnx.py."""
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_a_format_is_loaded_scanned_repaired_saved_and_loaded_again(
+    row: str, files: Files, tmp_path: Path
+) -> None:
+    path, out = tmp_path / "model.pth", tmp_path / "fixed.pth"
+    net, images = network(files), files.truth.images
+    ROWS[row][1](net, path)
+    model = loaded(path, files)
+    x = images.x[:3].clone().requires_grad_()
+    model(x).sum().backward()
+    assert x.grad is not None and bool(x.grad.any())
+    with torch.no_grad():
+        torch.testing.assert_close(model(x), net.eval()(x))
+    found = scan(model, images, ScanConfig(budget="quick", precision="fp32"))
+    assert found.finding.verdict == "backdoored"
+    triggers, targets = [b.trigger for b in found.backdoors], tuple(b.target for b in found.backdoors)
+    repaired = prune(model, images, triggers, targets, PruneConfig()).model
+    digest = save_classifier(repaired, out)
+    assert digest == inspect_file(out).sha256 and deviation(repaired, out) == 0
+    fixed = loaded(out, files)
+    assert measure.accuracy(fixed, images) == 1
+    assert measure.success(fixed, images, files.truth.triggers[0], 2) < 0.2
+    assert not inspect_file(out).would_run
+
+
+def test_a_repaired_checkpoint_is_written_as_it_was_nested_and_told_with_both_hashes(
+    files: Files, tmp_path: Path, capsys: Capture
+) -> None:
+    path, out = tmp_path / "model.pth", tmp_path / "fixed.pth"
+    checkpoint(network(files), path)
+    original = path.read_bytes()
+    said = call(capsys, files.repair(out, "--method", "prune", "--format", "json", model=path))
+    assert (said.code, said.err) == (0, "") and path.read_bytes() == original
+    report = json.loads(said.out)
+    assert report["model"]["sha256"] == hashlib.sha256(original).hexdigest()
+    told = {"path": str(out), "sha256": hashlib.sha256(out.read_bytes()).hexdigest()}
+    assert report["written"] == told | {"format": "state-dict", "difference": 0.0}
+    before, after = (torch.load(p, weights_only=True)["model"]["state_dict"] for p in (path, out))
+    assert before.keys() == after.keys() and torch.load(out, weights_only=True).keys() == {"model"}
+
+
+def test_a_file_that_reads_back_differently_is_not_kept(
+    files: Files, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = dataclasses.replace(samples.cleaning(), model=files.truth.model)
+    monkeypatch.setattr("detrigger.cli.repair.clean", lambda *_, **__: done)
+    monkeypatch.setattr("detrigger.cli.repair.deviation", lambda *_: 0.5)
+    out = tmp_path / "fixed.safetensors"
+    said = call(capsys, files.repair(out, "--method", "prune"))
+    assert said.code == 2 and "read again gave logits that differ by 0.5" in said.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_row_is_in_the_document() -> None:
+    text = DOCUMENT.read_text()
+    assert all(name in text for name, _ in ROWS.values())
+
+
+def tied() -> nn.Module:
+    first = nn.Linear(3, 3)
+    return nn.Sequential(OrderedDict(a=first, b=first, norm=nn.BatchNorm1d(3)))
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_whole_module_gives_the_same_names_and_values_as_its_state_dict(
+    tmp_path: Path, legacy: bool
+) -> None:
+    net = tied()
+    net.register_buffer("kept", torch.arange(6).reshape(2, 3).T)
+    net.register_buffer("left_out", torch.zeros(2), persistent=False)
+    net.strided = nn.Parameter(torch.rand(4).to(torch.bfloat16)[::2])
+    torch.save(net, tmp_path / "m.pth", _use_new_zipfile_serialization=not legacy)
+    read, state = read_tensors(tmp_path / "m.pth").tensors, net.state_dict()
+    assert read.keys() == state.keys()
+    assert all(torch.equal(read[k], v) and read[k].dtype == v.dtype for k, v in state.items())
+    assert read["a.weight"].data_ptr() == read["b.weight"].data_ptr()
