@@ -5,8 +5,10 @@ from __future__ import annotations
 import datetime
 import os
 import re
+import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from detrigger.clean import Cleaning
@@ -26,6 +28,7 @@ from detrigger.report.schema import Document
 from detrigger.save import save_trigger, write_atomically
 from detrigger.scan import Scan
 
+REPORT, TRIGGERS, NEW = "report.json", "triggers", ".detrigger-new"
 TRIGGER_FILE = re.compile(r"class_\d+(_\d+)?\.(safetensors|png)")
 """Names of files that a scan writes for its triggers."""
 
@@ -89,28 +92,79 @@ def write_scan(
     matches: tuple[Match, ...] = (),
     accepted: Iterable[Acceptance] = (),
 ) -> Document:
-    """The report in all formats and triggers/ in a folder; triggers of an earlier scan there are removed."""
+    """The report in all formats and triggers/ in a folder; triggers of an earlier scan there are removed.
+
+    Until all is written, what was there stays as it was.
+    """
     report = accept(document(scan, cleaning=cleaning, matches=matches, model=model), accepted)
     html = page(report, scan, images, model, cleaning=cleaning, matches=matches)
-    triggers = made(folder) / "triggers"
-    _clear(triggers)
-    for backdoor, entry in zip(scan.backdoors, report.backdoors, strict=True):
-        made(triggers)
-        save_trigger(backdoor.trigger, folder / entry.trigger, target=backdoor.target, family=backdoor.family)
-        write_atomically(folder / entry.picture, trigger_png(backdoor.trigger))
-    write_atomically(folder / "report.html", html.encode())
-    for told in FORMATS.values():
-        write_atomically(folder / told.file, told.render([report], root()).encode())
-    write_atomically(folder / "report.json", encode(report))
+    shutil.rmtree(folder / NEW, ignore_errors=True)  # of a scan that was killed
+    new = made(folder / NEW)
+    try:
+        for backdoor, entry in zip(scan.backdoors, report.backdoors, strict=True):
+            made(new / TRIGGERS)
+            save_trigger(
+                backdoor.trigger, new / entry.trigger, target=backdoor.target, family=backdoor.family
+            )
+            write_atomically(new / entry.picture, trigger_png(backdoor.trigger))
+        write_atomically(new / "report.html", html.encode())
+        for told in FORMATS.values():
+            write_atomically(new / told.file, told.render([report], root()).encode())
+        write_atomically(new / REPORT, encode(report))
+        _exchange(new, folder)
+    except OSError as error:
+        raise _cannot_write(folder, error) from error
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
     return report
 
 
-def _clear(triggers: Path) -> None:
+def _exchange(new: Path, folder: Path) -> None:
+    """Put new files in the place of old ones, the report that tells of them last; drop old triggers."""
+    files = sorted((p for p in new.rglob("*") if p.is_file()), key=lambda p: p.name == REPORT)
+    kept = {file.name for file in files}
+    for file in files:
+        made((folder / file.relative_to(new)).parent)
+        file.replace(folder / file.relative_to(new))
+    for old in (folder / TRIGGERS).glob("class_*"):
+        if TRIGGER_FILE.fullmatch(old.name) and old.name not in kept:
+            old.unlink()
+    if (folder / TRIGGERS).is_dir() and not any((folder / TRIGGERS).iterdir()):
+        (folder / TRIGGERS).rmdir()
+
+
+def _lock(folder: Path) -> int | None:
+    """A handle that nobody else can have until it is closed; None where the system has no such thing."""
     try:
-        for old in triggers.glob("class_*"):
-            if TRIGGER_FILE.fullmatch(old.name):
-                old.unlink()
-        if triggers.is_dir() and not any(triggers.iterdir()):
-            triggers.rmdir()
-    except OSError as error:
-        raise _cannot_write(triggers, error) from error
+        import fcntl
+    except ImportError:
+        return None
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(handle)
+        raise OutputError(
+            f"{folder} is being written to by another detrigger; wait for it, or choose another --out"
+        ) from error
+    except OSError:  # some network's file system
+        pass
+    return handle
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Keeps others from writing to a folder meanwhile; it is made, and goes again if nothing came into it.
+
+    Raises OutputError if another detrigger is at work there.
+    """
+    before = [p for p in (folder, *folder.parents) if not p.exists()]
+    handle = _lock(made(folder))
+    try:
+        yield
+    finally:
+        if handle is not None:
+            os.close(handle)  # which ends the lock, as the death of the process does
+        for path in (*folder.glob(".detrigger-*"), *before):
+            with suppress(OSError):  # it is not empty, so it stays
+                path.rmdir()

@@ -6,6 +6,7 @@ import dataclasses
 import importlib.metadata
 import shutil
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +16,7 @@ from detrigger import engine
 from detrigger.cli.console import progress
 from detrigger.cli.formats import Format, tell
 from detrigger.cli.inputs import InputFlags, read_inputs
-from detrigger.cli.results import check_folder, made, read_accepted, write_scan
+from detrigger.cli.results import check_folder, claimed, made, read_accepted, write_scan
 from detrigger.errors import UsageError
 from detrigger.heats import Chunk, Map, Tensors
 from detrigger.images import Images
@@ -72,19 +73,20 @@ def scan(
     if out:
         check_folder(out)
     classifier, images = read_inputs(model, inputs)
-    run = _map(classifier, images, config, inputs.seed, jobs, out, resume=resume)
-    try:
-        with progress("scanning classes") as callback:
-            result = run_scan(
-                classifier, images, config, targets=targets, seed=inputs.seed, map=run, progress=callback
-            )
-    except KeyboardInterrupt as error:
-        raise _interrupted(out) from error
-    if out:
-        report = write_scan(out, result, images, classifier, accepted=accepted)
-        shutil.rmtree(out / KEPT, ignore_errors=True)
-    else:
-        report = accept(document(result, model=classifier), accepted)
+    with claimed(out) if out else nullcontext():
+        run = _map(classifier, images, config, inputs.seed, jobs, out, resume=resume)
+        try:
+            with progress("scanning classes") as callback:
+                result = run_scan(
+                    classifier, images, config, targets=targets, seed=inputs.seed, map=run, progress=callback
+                )
+        except KeyboardInterrupt as error:
+            raise _interrupted(out) from error
+        if out:
+            report = write_scan(out, result, images, classifier, accepted=accepted)
+            shutil.rmtree(out / KEPT, ignore_errors=True)
+        else:
+            report = accept(document(result, model=classifier), accepted)
     tell(report, format, summary(report, folder=out))
     return 0 if passes(report) else EXITS[result.finding.verdict]
 

@@ -1,0 +1,89 @@
+"""A full disk, two scans in one folder, a scan that was killed: nothing is lost, nothing half-written."""
+
+from __future__ import annotations
+
+import resource
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from command import Files, call, refused, tree, written
+
+from detrigger.cli import run
+from detrigger.cli.results import NEW, claimed
+from detrigger.errors import OutputError
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
+    return written(tmp_path_factory.mktemp("files"))
+
+
+@pytest.fixture(scope="module")
+def found(files: Files, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a scan writes, for all tests here."""
+    folder = tmp_path_factory.mktemp("found")
+    assert run(files.scan(None, "--out", str(folder))) == 1
+    return folder
+
+
+@contextmanager
+def no_room_for(size: int) -> Iterator[None]:
+    """Writing more than so many bytes into one file fails, as it does on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("size", [0, 20_000])
+def test_a_full_disk_ends_a_scan_in_one_line_and_what_was_there_stays(
+    size: int, files: Files, found: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    """With room for nothing, and with room for the results of the classes and the triggers alone."""
+    shutil.copytree(found, out := tmp_path / "out")
+    before = tree(out)
+    with no_room_for(size):
+        assert "cannot write" in refused(capsys, files.scan(None, "--out", str(out), "--seed", "1"))
+        if not size:
+            refused(capsys, files.scan(None, "--out", str(tmp_path / "new" / "out"), "--seed", "1"))
+    after = tree(out)
+    assert {name: after.get(name) for name in before} == before and not (out / NEW).exists()
+    assert all(name in before or name.startswith(".detrigger-work/") for name in after)
+    assert not (tmp_path / "new").exists()
+
+
+def test_two_scans_do_not_write_into_one_folder(
+    files: Files, found: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    before = tree(found)
+    with claimed(found):
+        assert "is being written to by another detrigger" in refused(
+            capsys, files.scan(None, "--out", str(found))
+        )
+    assert tree(found) == before
+    with claimed(tmp_path / "a" / "b"):
+        assert (tmp_path / "a" / "b").is_dir()
+        with pytest.raises(OutputError), claimed(tmp_path / "a" / "b"):
+            pass
+    assert not (tmp_path / "a").exists()
+    with claimed(tmp_path / "a" / "b"):
+        (tmp_path / "a" / "b" / "kept").touch()
+    assert (tmp_path / "a" / "b" / "kept").exists()
+
+
+def test_what_a_killed_scan_left_is_cleared_away_by_the_next(
+    files: Files, found: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    shutil.copytree(found, out := tmp_path / "out")
+    (out / NEW / "triggers").mkdir(parents=True)
+    (out / NEW / "triggers" / "class_5.png").write_bytes(b"half")
+    (out / "triggers" / "class_5.png").write_bytes(b"of an earlier model")
+    assert call(capsys, files.scan(None, "--out", str(out))).code == 1
+    assert tree(out).keys() == tree(found).keys()
