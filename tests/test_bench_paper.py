@@ -294,6 +294,14 @@ def test_pieces_of_one_source_stay_together() -> None:
             assert len({bool(t) for t, g in zip(test, groups, strict=True) if g == group}) == 1
 
 
+def test_of_few_sources_those_come_first_that_have_classes_not_tested_yet() -> None:
+    groups = [name for name in "abcdef" for _ in range(4)]
+    y = torch.tensor([0] * 16 + [1] * 8)  # four sources of one class, two of the other
+    for seed in range(8):
+        test = held_back(y, groups, PaperData(kind="tiles", path="", test=0.34, seed=seed))
+        assert torch.bincount(y[test]).tolist() == [4, 4]
+
+
 def test_people_and_crops_are_read_from_archives(tmp_path: Path) -> None:
     from PIL import Image
 

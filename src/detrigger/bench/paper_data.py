@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from detrigger.bench import dota
@@ -132,21 +132,29 @@ def _parts(pixels: Pixels, groups: Sequence[str], plan: PaperData) -> tuple[Pixe
     return pixels.where((~test).nonzero()[:, 0]), pixels.where(test.nonzero()[:, 0])
 
 
-def held_back(y: Tensor, groups: Sequence[str], plan: PaperData) -> Bool[Tensor, " n"]:
-    """Which images are for testing: groups drawn at random as long as every class keeps one to train on."""
+def held_back(y: Int[Tensor, " n"], groups: Sequence[str], plan: PaperData) -> Bool[Tensor, " n"]:
+    """Which images are for testing: groups drawn at random as long as every class keeps one to train on.
+
+    Where images stand in groups, there are few of these: first come small ones with a class not tested yet.
+    """
     positions: dict[str, list[int]] = {}
     for i, group in enumerate(groups):
         positions.setdefault(group, []).append(i)
     names, left, wanted = list(positions), torch.bincount(y), round(plan.test * len(y))
+    order = torch.randperm(len(names), generator=torch.Generator().manual_seed(plan.seed)).tolist()
     test = torch.zeros(len(y), dtype=torch.bool)
-    for i in torch.randperm(len(names), generator=torch.Generator().manual_seed(plan.seed)).tolist():
-        here = positions[names[i]]
-        counts = torch.bincount(y[here], minlength=len(left))
-        if len(here) <= max(1, wanted) and bool((left[counts > 0] > counts[counts > 0]).all()):
-            test[here] = True
-            left, wanted = left - counts, wanted - len(here)
-        if wanted <= 0:
-            break
+    small = sorted(order, key=lambda i: len(positions[names[i]])) if len(names) < len(y) else []
+    for all_new, these in ((True, small), (False, order)):
+        for i in these:
+            here = torch.tensor(positions[names[i]])
+            counts = torch.bincount(y[here], minlength=len(left))
+            new = not bool(torch.isin(y[here], y[test]).all())
+            fits = len(here) <= max(1, wanted) and bool((left > counts)[counts > 0].all())
+            if fits and not test[here[0]] and (new or not all_new):
+                test[here] = True
+                left, wanted = left - counts, wanted - len(here)
+            if wanted <= 0:
+                return test
     return test
 
 
