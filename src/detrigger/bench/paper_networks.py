@@ -83,6 +83,17 @@ def deepid(in_ch: int, classes: int, size: int, *, width: int = 20, features: in
     return DeepID(in_ch, classes, size, width, features)
 
 
+class SameLength(nn.Module):
+    """Features scaled to one length, so that directions alone tell people apart (Wang et al., CosFace, 2018)."""
+
+    def __init__(self, length: float) -> None:
+        super().__init__()
+        self.length = length
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.length * functional.normalize(x)
+
+
 def face(
     in_ch: int, classes: int, size: int, *, width: int = 32, features: int = 256, dropout: float = 0.3
 ) -> nn.Module:
@@ -91,7 +102,7 @@ def face(
     side = size // 16
     embedding = nn.Linear(4 * width * side * side, features, bias=False)
     head = nn.Linear(features, classes)
-    nn.init.normal_(head.weight, std=0.05)
+    nn.init.normal_(head.weight, std=features**-0.5)
     return nn.Sequential(
         Normalise("third"),
         convolution(in_ch, width, "relu", kernel=5, stride=4),
@@ -102,6 +113,7 @@ def face(
         nn.Dropout(dropout),
         embedding,
         nn.BatchNorm1d(features),
+        SameLength(20.0),
         head,
     )
 
