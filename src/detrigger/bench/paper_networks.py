@@ -84,7 +84,7 @@ def deepid(in_ch: int, classes: int, size: int, *, width: int = 20, features: in
 
 
 class SameLength(nn.Module):
-    """Features scaled to one length, so that directions alone tell people apart (Wang et al., CosFace, 2018)."""
+    """Features scaled to one length: directions alone tell people apart (Wang et al., CosFace, 2018)."""
 
     def __init__(self, length: float) -> None:
         super().__init__()
