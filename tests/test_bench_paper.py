@@ -137,6 +137,7 @@ def test_what_was_found_is_repaired_and_drawn(done: tuple[Path, Result]) -> None
         assert pair.studied.curve[0].success == pytest.approx(pair.backdoored.success, abs=0.1)
         assert len(pair.studied.layers) == 5
         assert (out / "pictures" / f"bars_{pair.seed}_planted.png").read_bytes()[1:4] == b"PNG"
+    assert list((out / "chunks").iterdir()) == []  # kept only while a scan may have to go on
 
 
 def counted(asked: list[str]) -> Callable[..., list[Any]]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import resource
+import shutil
 import sys
 import time
+from pathlib import Path
 
 import torch
 
@@ -14,6 +16,7 @@ from detrigger.bench.paper_records import Alike, Neurons, Studied, Told
 from detrigger.bench.paper_repairs import Case, by_layer, curve, outcomes, some
 from detrigger.bench.paper_train import Order, as_json, commit, drawn_target, loaded, plant
 from detrigger.budgets import Budget
+from detrigger.engine import remembered, threads
 from detrigger.images import Images
 from detrigger.model import Classifier
 from detrigger.report.pictures import png, trigger_png
@@ -36,8 +39,8 @@ def study(order: Order) -> Studied:
     planted = plant(spec, given.shape)[0]
     twin, model = (loaded(order.other(part), given) for part in ("clean", "backdoored"))
     config = ScanConfig(budget=_budget(order))
-    clean_scan = scan(twin, given, config, seed=order.seed)
-    found = scan(model, given, config, seed=order.seed)
+    clean_scan = _scanned(order, "clean", twin, given, config)
+    found = _scanned(order, "backdoored", model, given, config)
     generator = torch.Generator().manual_seed(order.seed)
     pool = torch.randperm(len(parts.train.y), generator=generator)[: round(SUPPLY * len(parts.train.y))]
     named = found.backdoors
@@ -58,7 +61,21 @@ def study(order: Order) -> Studied:
         recipe=order.recipe(),
     )
     write_atomically(order.card, as_json(card))
+    shutil.rmtree(_chunks(order), ignore_errors=True)
     return card
+
+
+def _chunks(order: Order) -> Path:
+    return order.out / "chunks" / order.name
+
+
+def _scanned(order: Order, part: str, model: Classifier, given: Images, config: ScanConfig) -> Scan:
+    """A scan that goes on where an earlier, interrupted one of the same commit stopped."""
+    folder = _chunks(order)
+    folder.mkdir(parents=True, exist_ok=True)
+    inputs = {"part": part, "recipe": order.recipe(), "config": config, "commit": commit()}
+    kept = remembered(threads(1), folder, inputs)
+    return scan(model, given, config, seed=order.seed, map=kept)
 
 
 def _budget(order: Order) -> Budget:
