@@ -21,7 +21,7 @@ LEVELS: tuple[frozenset[str], ...] = tuple(
         "files",
         "onnx",
         "model images trigger",
-        "measure schedule outliers fast load save",
+        "measure schedule outliers fast memory load save",
         "heats delta",
         "invert identify repair",
         "neural_cleanse pairs",
@@ -31,7 +31,7 @@ LEVELS: tuple[frozenset[str], ...] = tuple(
         "scan",
         "clean",
         "attack",
-        "report engine",
+        "report engine cluster",
         "bench",
         "cli",
     )
@@ -60,7 +60,9 @@ SHARED = {
 }
 """What the files of a package, or one of them, may import of it all the same."""
 
-COMMAND_PARTS = {"cli", "cli.config", "cli.console", "cli.formats", "cli.inputs", "cli.results"}
+COMMAND_PARTS = {"cli"} | {
+    f"cli.{part}" for part in ("config", "console", "formats", "inputs", "many", "results")
+}
 """What commands share; no command imports another."""
 
 EVERYWHERE = {"torch", "jaxtyping", "numpy", "safetensors", "msgspec"}
@@ -71,7 +73,7 @@ ONLY_IN = {
     "jinja2": {"report", "bench"},
     "torchvision": {"load", "bench"},
 }
-LAZY = {"google", "onnx", "onnxruntime", "pyarrow", "sklearn", "timm", "torchvision"}
+LAZY = {"google", "onnx", "onnxruntime", "pyarrow", "ray", "sklearn", "timm", "torchvision"}
 """Heavy: imported inside a function, when needed."""
 
 TOOLS = {"dev", "docs"}

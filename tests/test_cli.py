@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
+import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +17,7 @@ from typing import Any
 import jsonschema
 import pytest
 import torch
-from command import ARCH, TARGET, Files, call, process, refused, save_images, tree, written
+from command import ARCH, TARGET, Files, call, environment, process, refused, save_images, tree, written
 from hostile import plain_pickle
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -51,9 +54,9 @@ def found(files: Files, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def chunks_of_two(monkeypatch: pytest.MonkeyPatch) -> int:
-    """The quick budget searches two classes at a time; how many steps it takes for them."""
-    stage = Stage(20, InvertConfig().batch // 2)
+def one_by_one(monkeypatch: pytest.MonkeyPatch) -> int:
+    """The quick budget searches one of six classes at a time; how many steps it takes for each."""
+    stage = Stage(10, InvertConfig().batch)
     monkeypatch.setitem(BUDGETS, "quick", {"patch": (stage,)})
     return stage.steps
 
@@ -145,22 +148,22 @@ def test_the_same_seed_gives_the_same_report(files: Files, capsys: Capture) -> N
 
 
 def test_jobs_do_not_change_the_report(
-    files: Files, capsys: Capture, monkeypatch: pytest.MonkeyPatch, chunks_of_two: int
+    files: Files, capsys: Capture, monkeypatch: pytest.MonkeyPatch, one_by_one: int
 ) -> None:
     asked: list[int] = []
     monkeypatch.setattr(engine, "threads", lambda jobs, made=engine.threads: asked.append(jobs) or made(jobs))
     words = files.scan(None, "--format", "json")
     one, two = (call(capsys, [*words, "--jobs", jobs]) for jobs in "12")
-    assert asked == [2]
+    assert asked == [1, 2]
     assert one.code == two.code and one.err == two.err == ""
     assert without_cost(one.out) == without_cost(two.out)
 
 
 def test_an_interrupted_scan_goes_on_where_it_was(
-    files: Files, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch, chunks_of_two: int
+    files: Files, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch, one_by_one: int
 ) -> None:
     calls: list[int] = []
-    stop_at = chunks_of_two + 3
+    stop_at = one_by_one + 3
 
     @contextmanager
     def counted(what: str) -> Iterator[Progress]:
@@ -184,16 +187,57 @@ def test_an_interrupted_scan_goes_on_where_it_was(
     stop_at = -1
     shutil.copytree(broken, other := tmp_path / "other")
     call(capsys, [*words, str(other), "--resume", "--seed", "1"])
-    assert len(calls) == 3 * chunks_of_two  # what is kept is of another seed
+    assert len(calls) == 6 * one_by_one + 1  # what is kept is of another seed
     resumed = call(capsys, [*words, str(broken), "--resume"])
-    assert resumed.code == whole.code and len(calls) == 2 * chunks_of_two + 1  # and the end
+    assert resumed.code == whole.code and len(calls) == 5 * one_by_one + 2  # and the ends of search and scan
     reports = [(folder / "report.json").read_bytes() for folder in (uninterrupted, broken)]
     assert without_cost(reports[0]) == without_cost(reports[1])
     assert not kept.exists()
 
 
+SLOW = """
+import pathlib, sys, time, torch
+sys.path.append(FOLDER)
+import planted
+
+class Slow(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        pathlib.Path(MARKER).touch()
+        time.sleep(20)
+        return gradient
+
+def make(**options):
+    net = planted.make(**options)
+    net.register_forward_pre_hook(lambda module, inputs: (Slow.apply(*inputs),))
+    return net
+"""
+
+
+def test_an_interruption_does_not_wait_for_what_is_being_computed(files: Files, tmp_path: Path) -> None:
+    marker, arch = tmp_path / "begun", tmp_path / "slow.py"
+    code = SLOW.replace("FOLDER", repr(str(Path(__file__).parent))).replace("MARKER", repr(str(marker)))
+    arch.write_text(code)
+    words = [f"{arch}:make" if word == ARCH else word for word in files.scan(None, "--jobs", "2")]
+    command = [sys.executable, "-m", "detrigger", *words]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, env=environment()) as running:
+        assert running.stderr is not None
+        while not marker.exists():
+            assert running.poll() is None
+            time.sleep(0.05)
+        began = time.monotonic()
+        running.send_signal(signal.SIGINT)
+        said = running.stderr.read()
+        assert running.wait() == 130 and time.monotonic() - began < 10
+    assert said == b"detrigger: interrupted: no class was done yet, so nothing was kept\n"
+
+
 def test_without_resume_what_was_kept_is_dropped(
-    files: Files, tmp_path: Path, capsys: Capture, chunks_of_two: int
+    files: Files, tmp_path: Path, capsys: Capture, one_by_one: int
 ) -> None:
     (kept := tmp_path / scan_command.KEPT).mkdir()
     (kept / "old.safetensors").write_bytes(b"")

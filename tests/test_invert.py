@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pytest
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from detrigger import invert as module
 from detrigger.errors import DataError, ModelError
-from detrigger.heats import LEAST, Chunk, Goal, InvertConfig, Map, Stage, Tensors, start
+from detrigger.heats import LEAST, Chunk, Goal, InvertConfig, Map, Stage, Tensors, Tick, Work, serial, start
 from detrigger.images import Images
 from detrigger.invert import Inversion, invert
 from detrigger.measure import success
@@ -210,12 +210,12 @@ def test_a_class_without_a_trigger_is_tried_to_the_end_whatever_the_patience() -
 
 
 def keeping(chunks: list[Chunk]) -> Map:
-    """The built-in map; every chunk it is given goes to the list."""
+    """The serial map; every chunk it is given goes to the list."""
 
-    def run(function: Callable[[Chunk], Tensors], todo: Iterable[Chunk], /) -> Iterator[Tensors]:
+    def run(work: Work, todo: Iterable[Chunk], tick: Tick, /) -> Iterator[tuple[Chunk, Tensors]]:
         for chunk in todo:
             chunks.append(chunk)
-            yield function(chunk)
+            yield from serial(work, [chunk], tick)
 
     return run
 
@@ -274,8 +274,8 @@ def test_progress_only_rises_and_ends_at_the_total(patience: int) -> None:
     done, totals = zip(*reports, strict=True)
     assert set(totals) == {done[-1]} == {10 * 100 + 5 * 50}
     assert list(done) == sorted(done)
-    # each step of three and of two chunks is told; fewer if classes stop
-    assert len(done) == 400 if patience == 1000 else len(done) < 390
+    # each step of four and of two chunks is told; fewer if classes stop
+    assert len(done) == 500 if patience == 1000 else len(done) < 490
 
 
 def test_a_search_in_bf16_is_measured_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -397,8 +397,8 @@ def test_of_classes_without_a_trigger_those_that_succeed_more_often_come_first()
 def test_how_classes_are_put_into_chunks_does_not_matter_in_a_race() -> None:
     chunks: list[Chunk] = []
     together, apart = race(), race(config=dataclasses.replace(RACE, batch=16), map=keeping(chunks))
-    assert [len(c.goals) for c in chunks] == [2] * 5 + [2, 2, 1] + [1] * 4
-    assert [c.stage for c in chunks] == [0] * 5 + [1] * 3 + [2] * 4
+    assert [len(c.goals) for c in chunks] == [2] * 4 + [1] * 2 + [2, 1, 1, 1] + [1] * 4
+    assert [c.stage for c in chunks] == [0] * 6 + [1] * 4 + [2] * 4
     assert torch.equal(together.heats, apart.heats)
     assert torch.allclose(together.size, apart.size, rtol=0.01)
     assert torch.equal(together.success, apart.success)

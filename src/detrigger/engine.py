@@ -1,39 +1,53 @@
-"""How chunks of classes are run: one after another, by several threads, or taken from an earlier run."""
+"""Where chunks of classes are worked on: in threads of this process, or taken from an earlier run."""
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import safetensors
 import torch
 from safetensors.torch import load_file, save
 
-from detrigger.heats import Chunk, Map, Tensors
-from detrigger.save import write_atomically
+from detrigger.heats import Chunk, Map, Tensors, Tick, Work
+from detrigger.save import made, write_atomically
+
+
+class _StoppedError(Exception):
+    """Ends the work of a thread whose result nobody waits for any more."""
 
 
 def threads(jobs: int) -> Map:
     """A map over `jobs` threads, one core each: convolutions release the interpreter lock.
 
-    The result does not depend on `jobs`, since chunks do not.
+    The result does not depend on `jobs`, since chunks do not. After an error or an interruption it ends at
+    once; threads that still work end after their step.
     """
 
-    def run(function: Callable[[Chunk], Tensors], chunks: Iterable[Chunk], /) -> Iterator[Tensors]:
+    def run(work: Work, chunks: Iterable[Chunk], tick: Tick, /) -> Iterator[tuple[Chunk, Tensors]]:
+        stop = threading.Event()
+
+        def watched(done: int) -> None:
+            if stop.is_set():
+                raise _StoppedError
+            tick(done)
+
         cores = torch.get_num_threads()
         torch.set_num_threads(max(1, cores // jobs))
-        with ThreadPoolExecutor(jobs) as pool:
-            futures = [pool.submit(function, chunk) for chunk in chunks]
-            try:
-                for future in futures:
-                    yield future.result()
-            finally:
-                for future in futures:
-                    future.cancel()
-                torch.set_num_threads(cores)
+        pool = ThreadPoolExecutor(jobs)
+        futures = {pool.submit(work, chunk, watched): chunk for chunk in chunks}
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        finally:
+            stop.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            torch.set_num_threads(cores)
 
     return run
 
@@ -42,22 +56,33 @@ def remembered(run: Map, folder: Path, inputs: dict[str, object]) -> Map:
     """A map that keeps each chunk's result in `folder`, under the hash of all that it depends on.
 
     `inputs` is that (model, data, options, seed, version) but for the chunk itself. An interrupted run, begun
-    again, takes what is there; a file that cannot be read is made anew.
+    again, takes what is there; a file that cannot be read is made anew. The folder is made with the first
+    result.
     """
 
-    def cached(function: Callable[[Chunk], Tensors], chunks: Iterable[Chunk], /) -> Iterable[Tensors]:
-        def one(chunk: Chunk) -> Tensors:
-            key = json.dumps({**inputs, "chunk": chunk}, sort_keys=True, default=str)
-            path = folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.safetensors"
-            if path.exists():
-                try:
-                    return load_file(path)
-                except (safetensors.SafetensorError, OSError):
-                    pass  # half-written by a crash, or damaged: made anew below
-            result = function(chunk)
-            write_atomically(path, save(result))
-            return result
+    def place(chunk: Chunk) -> Path:
+        unit = {**inputs, "chunk": dataclasses.asdict(dataclasses.replace(chunk, rows={}))}
+        key = json.dumps(unit, sort_keys=True, default=str)
+        return folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.safetensors"
 
-        return run(one, chunks)
+    def cached(work: Work, chunks: Iterable[Chunk], tick: Tick, /) -> Iterator[tuple[Chunk, Tensors]]:
+        missing = []
+        for chunk in chunks:
+            result = _read(place(chunk))
+            if result is None:
+                missing.append(chunk)
+            else:
+                yield chunk, result
+        for chunk, result in run(work, missing, tick):
+            made(folder)
+            write_atomically(place(chunk), save(result))
+            yield chunk, result
 
     return cached
+
+
+def _read(path: Path) -> Tensors | None:
+    try:
+        return load_file(path)
+    except (safetensors.SafetensorError, OSError):
+        return None  # not there yet, half-written by a crash, or damaged

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -19,6 +19,9 @@ from detrigger.trigger import FAMILIES
 
 Progress = Callable[[int, int], None]
 """Called with units of work done and units in all."""
+
+Tick = Callable[[int], None]
+"""Called with the steps of single classes that were just done; what it raises ends the work."""
 
 Tensors = dict[str, Tensor]
 
@@ -46,15 +49,27 @@ class Chunk:
     stage: int
     """From 0."""
     goals: tuple[Goal, ...]
+    rows: Tensors = field(default_factory=dict, repr=False, compare=False)
+    """State of the goals so far, which follows from all that went before."""
+
+
+Work = Callable[[Chunk, Tick], Tensors]
+"""What is to be done with each chunk; a value that can be sent to another process."""
 
 
 @runtime_checkable
 class Map(Protocol):
-    """Like the built-in map: serial, threaded or cached. The order of results is the order of chunks."""
+    """Does work on chunks, here or elsewhere. Results come in any order, each with its chunk."""
 
     def __call__(
-        self, function: Callable[[Chunk], Tensors], chunks: Iterable[Chunk], /
-    ) -> Iterable[Tensors]: ...
+        self, work: Work, chunks: Iterable[Chunk], tick: Tick, /
+    ) -> Iterable[tuple[Chunk, Tensors]]: ...
+
+
+def serial(work: Work, chunks: Iterable[Chunk], tick: Tick, /) -> Iterator[tuple[Chunk, Tensors]]:
+    """The plainest map: one chunk after another, in this thread."""
+    for chunk in chunks:
+        yield chunk, work(chunk, tick)
 
 
 def silent(done: int, total: int) -> None:
@@ -99,7 +114,7 @@ class InvertConfig:
     measured: int = 64
     """Held-out images at most, per class of the last heat; a quarter of it for the others."""
     batch: int = 320
-    """Images of up to 64 × 64 pixels per forward and backward pass, which classes share; fewer if larger."""
+    """Images per forward and backward pass at most, which classes share; fewer if they are large."""
     precision: fast.Precision = "auto"
     """Of the search: bf16 where that is measured to be faster. Success is always measured in fp32."""
 
@@ -114,7 +129,7 @@ def start(
     return {
         **{f"now:{name}": p for name, p in parameters.items()},
         **{f"best:{name}": p.clone() for name, p in parameters.items()},
-        **schedule.rows(pressure),
+        **{name: row.clone() for name, row in schedule.rows(pressure).items()},
         "passes": torch.zeros(k, dtype=torch.long),
     }
 
@@ -134,17 +149,16 @@ class Heat:
     stage: Stage
     config: InvertConfig
     seed: int
-    given: dict[Chunk, Tensors]
-    tick: Callable[[int], None]
 
-    def __call__(self, chunk: Chunk) -> Tensors:
+    def __call__(self, chunk: Chunk, tick: Tick) -> Tensors:
         """The state of the chunk's classes after the stage."""
-        rows, family, goals = self.given[chunk], FAMILIES[chunk.family], chunk.goals
+        family, goals = FAMILIES[chunk.family], chunk.goals
+        rows = {name: row.clone() for name, row in chunk.rows.items()}  # they may be views into those of all
         k, n, x = len(goals), self.stage.images, self.images.x
         generators = _generators(goals, self.seed)
         names = [name.removeprefix("now:") for name in rows if name.startswith("now:")]
-        parameters = {name: rows[f"now:{name}"].clone().to(x.device).requires_grad_() for name in names}
-        best = {name: rows[f"best:{name}"].clone() for name in names}
+        parameters = {name: rows[f"now:{name}"].to(x.device).requires_grad_() for name in names}
+        best = {name: rows[f"best:{name}"] for name in names}
         others = [goal.victims(self.images.y) for goal in goals]
         wanted = torch.tensor([goal.target for goal in goals], device=x.device).repeat_interleave(n)
         state = schedule.from_rows(rows)
@@ -156,18 +170,15 @@ class Heat:
                 o[torch.randint(len(o), (n,), generator=g)] for o, g in zip(others, generators, strict=True)
             ]
             trigger = family.build(parameters, self.images.shape)
-            logits = self.model(trigger(x[torch.stack(drawn).to(x.device)]).flatten(0, 1))
-            loss = cross_entropy(logits, wanted, reduction="none").reshape(k, n).mean(1)
-            check_numbers(loss)
             size = trigger.size()
+            stamped = trigger(x[torch.stack(drawn).to(x.device)]).flatten(0, 1)
             adam.zero_grad()
-            (loss + state.weight.to(x.device) * size).sum().backward()
-            hit = (logits.detach().argmax(1) == wanted).float().reshape(k, n).mean(1)
+            hit = self._push(stamped, wanted, (state.weight.to(x.device) * size).sum())
             passes += n
             state, better = schedule.press(
                 state,
                 size.detach().cpu(),
-                hit.cpu(),
+                hit.float().reshape(k, n).mean(1).cpu(),
                 wanted=self.config.success,
                 rate=self.config.weight_rate,
                 memory=self.config.memory,
@@ -176,7 +187,7 @@ class Heat:
             for name, p in parameters.items():
                 best[name][better] = p.detach().cpu()[better]
             adam.step()
-            self.tick(k)
+            tick(k)
             stopped |= (state.stale > self.config.patience) & state.best.isfinite()
             if bool(stopped.all()):
                 break
@@ -190,6 +201,26 @@ class Heat:
             **schedule.rows(state),
             "passes": rows["passes"] + passes,
         }
+
+    def _push(
+        self, stamped: Float[Tensor, "n c h w"], wanted: Int[Tensor, " n"], pressure: Float[Tensor, ""]
+    ) -> Bool[Tensor, " n"]:
+        """Gradients of loss and pressure go to the parameters behind them; which images got what was wanted.
+
+        The network sees no more images at once than fit into memory.
+        """
+        gradients, hits = [], []
+        at_once = self.model.at_once or len(stamped)
+        for part, goal in zip(stamped.split(at_once), wanted.split(at_once), strict=True):
+            leaf = part.detach().requires_grad_()
+            logits = self.model(leaf)
+            loss = cross_entropy(logits, goal, reduction="none")
+            check_numbers(loss)
+            (loss.sum() / self.stage.images).backward()
+            gradients.append(leaf.grad)
+            hits.append(logits.detach().argmax(1) == goal)
+        torch.autograd.backward((stamped, pressure), (torch.cat(gradients), None))
+        return torch.cat(hits)
 
 
 def check_numbers(*values: Tensor) -> None:

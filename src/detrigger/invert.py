@@ -6,7 +6,7 @@ is (1 - m) x + m p. Classes race: all of them start, the ones with the smallest 
 
 from __future__ import annotations
 
-import builtins
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -24,12 +24,16 @@ from detrigger.heats import (
     Progress,
     Stage,
     Tensors,
+    serial,
     silent,
     start,
 )
 from detrigger.images import Images, split
 from detrigger.model import Classifier
 from detrigger.trigger import FAMILIES, Trigger
+
+PIXELS = 40 * 64 * 64
+"""Of all images in one pass on a CPU, where more are no faster; a GPU takes eight times as many."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,7 @@ def invert(
     *,
     seed: int,
     sources: tuple[int, ...] = (),
-    map: Map = builtins.map,
+    map: Map = serial,
     progress: Progress = silent,
 ) -> Inversion:
     """Smallest trigger of a family for each target class, or, with `sources`, for each pair of classes.
@@ -74,7 +78,7 @@ def invert(
     for it. Raises ModelError for a network whose outputs or gradients are not finite.
     """
     searched, held_out = split(images, (1 - config.held_out, config.held_out), seed=seed)
-    together = max(1, min(config.batch, config.batch * 64 * 64 // (images.shape[1] * images.shape[2])))
+    together = _together(config.batch, images)
     quick = fast.fastest(model, searched.x[:together], config.precision)
     counts = [_starters(stage, len(targets)) for stage in config.stages]
     total = sum(stage.steps * n for stage, n in zip(config.stages, counts, strict=True))
@@ -92,16 +96,15 @@ def invert(
     for number, (stage, count) in enumerate(zip(config.stages, counts, strict=True)):
         racing = _order(rows)[:count].sort().values
         heats[racing] += 1
-        at_once = max(1, together // stage.images)
-        groups = racing.split(at_once)
-        chunks = [Chunk(family, number, tuple(goals[i] for i in group)) for group in groups]
-        given = {
-            chunk: {n: r[group] for n, r in rows.items()} for chunk, group in zip(chunks, groups, strict=True)
+        groups = {
+            Chunk(family, number, tuple(goals[i] for i in group), _rows(rows, group)): group
+            for group in _groups(racing, stage.images, together)
         }
-        run = Heat(quick, searched, stage, config, seed + 7919 * number, given, tick)
-        for group, result in zip(groups, map(run, chunks), strict=True):
-            rows = {name: row.index_copy(0, group, result[name]) for name, row in rows.items()}
-        early = rows["best"] if number == 0 else early
+        run = Heat(quick, searched, stage, config, seed + 7919 * number)
+        for chunk, result in map(run, groups, tick):
+            for name, value in result.items():
+                rows[name][groups[chunk]] = value
+        early = rows["best"].clone() if number == 0 else early
     if done < total:  # classes stopped early, or chunks were taken from an earlier run
         progress(total, total)
     best = {n.removeprefix("best:"): r.to(images.x) for n, r in rows.items() if n.startswith("best:")}
@@ -125,6 +128,32 @@ def invert(
         sources,
         early,
     )
+
+
+def _together(batch: int, images: Images) -> int:
+    """Images per pass, for their size and device."""
+    pixels = PIXELS * 8 if images.x.is_cuda else PIXELS
+    return max(1, min(batch, pixels // (images.shape[1] * images.shape[2])))
+
+
+def _groups(racing: Int[Tensor, " k"], images: int, together: int) -> tuple[Int[Tensor, " _k"], ...]:
+    """Classes that share batches, for so many images per class and so many that fit into one pass.
+
+    An even number of groups of like size, so that two workers end together; but a small batch is not worth
+    spreading. How many workers there are must not matter: in another batch, rounding is another.
+    """
+    k = len(racing)
+    spread = min(k, 2 * math.ceil(k / max(1, together // images) / 2))
+    groups: tuple[Tensor, ...] = racing.tensor_split(1 if k * images <= together // 6 else spread)
+    return groups
+
+
+def _rows(rows: Tensors, group: Int[Tensor, " k"]) -> Tensors:
+    """Those of a group; where they are neighbours, without a copy: with many classes they are large."""
+    first, last = int(group[0]), int(group[-1])
+    if last - first + 1 == len(group):
+        return {name: row[first : last + 1] for name, row in rows.items()}
+    return {name: row[group] for name, row in rows.items()}
 
 
 def _order(rows: Tensors) -> Int[Tensor, " k"]:

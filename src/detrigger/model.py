@@ -67,6 +67,8 @@ class Classifier:
     """The network returns probabilities; their logarithm serves as logits."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Of the computation; the weights are fp32 all the same."""
+    at_once: int | None = None
+    """Images per pass at most, for want of memory; None: as many as are given."""
     origin: Origin = Origin()
 
     def __post_init__(self) -> None:
@@ -88,7 +90,7 @@ class Classifier:
 
         Raises ModelError if the network fails on such images or does not return n x classes.
         """
-        return forward(self, self.net, x)
+        return torch.cat([forward(self, self.net, part) for part in self._parts(x)])
 
     def activations(self, x: Float[Tensor, "n c h w"], layer: str) -> Float[Tensor, "n d"]:
         """Output of a named layer (its input, if the name ends in `:in`), averaged over positions.
@@ -96,11 +98,17 @@ class Classifier:
         One column per neuron: a channel of a convolution, a feature of a linear layer.
         Raises UsageError for a name that is not there.
         """
-        with torch.no_grad(), recorded(self.net, layer) as seen:
-            self(x)
-        if not seen:
-            raise UsageError(f"layer {layer!r} did not run; choose one of {', '.join(layers(self)[:12])}")
-        return pooled(seen[-1], channels_last=channels_last(self.net, layer))
+        found = []
+        for part in self._parts(x):
+            with torch.no_grad(), recorded(self.net, layer) as seen:
+                forward(self, self.net, part)
+            if not seen:
+                raise UsageError(f"layer {layer!r} did not run; choose one of {', '.join(layers(self)[:12])}")
+            found.append(pooled(seen[-1], channels_last=channels_last(self.net, layer)))
+        return torch.cat(found)
+
+    def _parts(self, x: Float[Tensor, "n c h w"]) -> tuple[Tensor, ...]:
+        return x.split(self.at_once) if self.at_once else (x,)
 
 
 def forward(model: Classifier, net: nn.Module, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n classes"]:

@@ -85,6 +85,16 @@ def _alone(value: Tensor) -> Tensor:
     return value.detach().cpu().clone(memory_format=torch.contiguous_format)
 
 
+def made(folder: Path) -> Path:
+    """The folder, made if it was not there. Raises OutputError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise OutputError(f"{folder} cannot be written ({reason}); choose another --out") from error
+    return folder
+
+
 def write_atomically(path: Path | str, data: bytes) -> None:
     """Write a file so that it is there whole, or as it was before; its folder must exist.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 import dataclasses
 import time
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ from detrigger.budgets import Budget
 from detrigger.detect import PLAIN, ClassFinding, Finding, detect
 from detrigger.errors import DataError, ModelError, UsageError
 from detrigger.evidence import clean_margins
-from detrigger.heats import Map, Progress, silent
+from detrigger.heats import Map, Progress, serial, silent
 from detrigger.images import Images
 from detrigger.invert import Inversion
 from detrigger.model import Classifier, Origin
@@ -98,7 +97,7 @@ def scan(
     *,
     targets: tuple[int, ...] = (),
     seed: int = 0,
-    map: Map = builtins.map,
+    map: Map = serial,
     progress: Progress = silent,
 ) -> Scan:
     """Look for a backdoor in `model`, given clean labelled images (a few per class).

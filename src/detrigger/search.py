@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 from dataclasses import dataclass
 
 from jaxtyping import Float
@@ -11,7 +10,7 @@ from torch import Tensor
 from detrigger import fast, measure
 from detrigger.budgets import BUDGETS, Budget, stages
 from detrigger.detect import DetectConfig, Finding, detect
-from detrigger.heats import InvertConfig, Map, Progress, silent
+from detrigger.heats import InvertConfig, Map, Progress, serial, silent
 from detrigger.images import Images
 from detrigger.invert import Inversion, invert
 from detrigger.model import Classifier
@@ -56,7 +55,7 @@ def search(
     *,
     margins: Float[Tensor, " classes"],
     seed: int,
-    map: Map = builtins.map,
+    map: Map = serial,
     progress: Progress = silent,
 ) -> tuple[Finding, tuple[Inversion, ...]]:
     """Every family of the budget, one after another, then pairs of classes if nothing was found until then.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 import dataclasses
 import hashlib
 import math
@@ -19,7 +18,7 @@ from detrigger import engine
 from detrigger.bench.clock import Way, clocked, ways
 from detrigger.bench.peer import Asked, adapter, asked
 from detrigger.bench.processes import Run, peak_memory
-from detrigger.heats import Map
+from detrigger.heats import Map, serial
 from detrigger.images import Images
 from detrigger.model import Classifier
 from detrigger.scan import Scan, ScanConfig, scan
@@ -162,7 +161,7 @@ def timed(order: Order) -> Timed:
     """One scan and what it took."""
     model, images = order.open()
     model = dataclasses.replace(model)  # so that the hooks stay here
-    run: Map = engine.threads(order.jobs) if order.jobs > 1 else builtins.map
+    run: Map = engine.threads(order.jobs) if order.jobs > 1 else serial
     began, cpu_began = time.perf_counter(), time.process_time()
     with clocked(model.net) as clock:
         found = scan(model, images, order.config, seed=order.seed, map=run)

@@ -21,7 +21,8 @@ Exit codes: 0 analysed and clean (or repaired), 1 backdoor found (or file danger
 """
 
 COMMANDS = {
-    "scan": "Look for a backdoor in a model file.",
+    "scan": "Look for a backdoor in a model file, or in many.",
+    "merge": "Put together what the jobs of scan --shard found out.",
     "repair": "Scan, repair under a guard, rescan, and write the repaired model.",
     "identify": "Compare a found trigger with a known one.",
     "inspect": "Say what a file is and what it would run, without running it.",
@@ -32,6 +33,8 @@ COMMANDS = {
     "completion": "Print what makes a shell complete commands and flags.",
     "methods": "List what can be searched for, which repairs and which attacks there are.",
 }
+
+INTERRUPTED = 130
 
 TRACEBACK = "DETRIGGER_TRACEBACK"
 """Environment variable that, set to anything, shows where an unexpected error came from."""
@@ -69,7 +72,7 @@ def run(words: list[str]) -> int:
     except MemoryError:
         return _say("out of memory; use fewer images or --budget quick", 2)
     except KeyboardInterrupt as error:
-        return _say(": ".join(filter(None, ("interrupted", _line(error)))), 130)
+        return _say(": ".join(filter(None, ("interrupted", _line(error)))), INTERRUPTED)
     except Exception as error:  # noqa: BLE001 - Python's own exit code would be 1, which means a backdoor
         return _unexpected(error)
 
@@ -81,7 +84,11 @@ def main() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         codecs.register_error("detrigger", _stand_in)
         sys.stdout.reconfigure(errors="detrigger")
-    sys.exit(run(sys.argv[1:]))
+    code = run(sys.argv[1:])
+    if code == INTERRUPTED:  # what is done is kept already: threads that still compute are not waited for
+        sys.stdout.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _run(words: list[str]) -> int:

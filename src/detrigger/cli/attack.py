@@ -13,12 +13,12 @@ from detrigger import measure
 from detrigger.attack import Planted
 from detrigger.attack.methods import Attacked, AttackSpec, read_spec, run, victims
 from detrigger.cli.console import emit, progress
-from detrigger.cli.results import check_file, made
+from detrigger.cli.results import check_file
 from detrigger.images import Images
 from detrigger.load import load_classifier, load_images
 from detrigger.load.architecture import build
 from detrigger.model import Classifier
-from detrigger.save import save_classifier, save_trigger, write_atomically
+from detrigger.save import made, save_classifier, save_trigger, write_atomically
 from detrigger.trigger.additive import AdditiveTrigger
 from detrigger.trigger.colour import ColourTrigger
 from detrigger.trigger.patch import PatchTrigger

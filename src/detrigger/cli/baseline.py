@@ -8,13 +8,13 @@ from pathlib import Path
 from rich.text import Text
 
 from detrigger.cli.console import show
-from detrigger.cli.results import check_file, made
+from detrigger.cli.results import check_file
 from detrigger.errors import UsageError
 from detrigger.report.alerts import alerts
 from detrigger.report.baseline import Acceptance, encode_baseline, read_baseline
 from detrigger.report.document import read
 from detrigger.report.words import printable
-from detrigger.save import write_atomically
+from detrigger.save import made, write_atomically
 
 
 def baseline(*reports: Path, out: Path, reason: str, expires: datetime.date) -> int:

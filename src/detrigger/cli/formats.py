@@ -13,6 +13,7 @@ from rich.console import RenderableType
 from detrigger.cli.console import emit, show, write
 from detrigger.report.document import encode
 from detrigger.report.formats import FORMATS
+from detrigger.report.many import Summary, encode_summary, table
 from detrigger.report.schema import Document
 
 Format = Literal["text", "json", "sarif", "junit", "markdown", "cyclonedx"]
@@ -30,6 +31,18 @@ def tell(report: Document, format: Format, text: RenderableType) -> None:
     else:
         write(FORMATS[format].render([report], root()))
     _summarise([report])
+
+
+def tell_many(summary: Summary, reports: Sequence[Document], format: Format) -> None:
+    """What became of several models, as `tell` does for one. Formats for pipelines need a report."""
+    if format == "text":
+        show(table(summary))
+    elif format == "json":
+        emit(encode_summary(summary))
+    elif reports:
+        write(FORMATS[format].render(reports, root()))
+    if reports:
+        _summarise(reports)
 
 
 def root() -> Path:

@@ -16,7 +16,7 @@ from detrigger.clean import CleanConfig, Cleaning, clean
 from detrigger.cli.console import progress, show
 from detrigger.cli.formats import Format, tell
 from detrigger.cli.inputs import InputFlags, read_inputs
-from detrigger.cli.results import check_file, made
+from detrigger.cli.results import check_file
 from detrigger.delta import applied, difference, load_patch, reverted, save_patch
 from detrigger.errors import ModelError, UsageError
 from detrigger.files.sniff import sniff
@@ -28,7 +28,7 @@ from detrigger.report.html import page
 from detrigger.report.schema import WrittenRecord
 from detrigger.report.text import summary
 from detrigger.report.words import printable
-from detrigger.save import check_target, save_classifier, save_tensors, write_atomically
+from detrigger.save import check_target, made, save_classifier, save_tensors, write_atomically
 from detrigger.scan import ScanConfig
 
 HTML, JSON = ".report.html", ".report.json"

@@ -25,7 +25,7 @@ from detrigger.report.formats import FORMATS
 from detrigger.report.html import page
 from detrigger.report.pictures import trigger_png
 from detrigger.report.schema import Document
-from detrigger.save import save_trigger, write_atomically
+from detrigger.save import made, save_trigger, write_atomically
 from detrigger.scan import Scan
 
 REPORT, TRIGGERS, NEW = "report.json", "triggers", ".detrigger-new"
@@ -57,15 +57,6 @@ def check_file(file: Path, endings: tuple[str, ...], *, inputs: Iterable[Path | 
             raise OutputError(f"{path} is a folder, wanted a file to write to; choose another --out")
         if any(path.exists() and given.exists() and path.samefile(given) for given in inputs if given):
             raise OutputError(f"{path} is read here, so it is not overwritten; choose another --out")
-
-
-def made(folder: Path) -> Path:
-    """The folder, made if it was not there. Raises OutputError."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _cannot_write(folder, error) from error
-    return folder
 
 
 def _cannot_write(folder: Path, error: OSError) -> OutputError:

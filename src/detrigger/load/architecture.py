@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from detrigger.errors import UsageError
 
 WANTED = "timm:NAME, torchvision:NAME or path/to/file.py:factory"
+OWN_CODE = "detrigger_architecture_"
+"""Before the names of modules that are files of the user's."""
 _DOWNLOADS = {
     "pretrained",
     "pretrained_cfg",
@@ -170,7 +172,7 @@ def _factory(file: Path, name: str) -> Callable[..., object]:
 
 
 def _imported(file: Path) -> ModuleType:
-    name = f"detrigger_architecture_{file.stem}"
+    name = f"{OWN_CODE}{file.stem}"
     spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
         raise UsageError(f"{file} cannot be imported; give a Python file")
