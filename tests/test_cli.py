@@ -400,7 +400,11 @@ def test_every_command_explains_itself(command: str, capsys: Capture) -> None:
     said = call(capsys, [command, "--help"])
     assert said.code == 0 and f"Usage: detrigger {command}" in said.out
     assert (
-        said.out.count("[required]") == 0 or "MODEL" in said.out or "--out" in said.out or "FILE" in said.out
+        said.out.count("[required]") == 0
+        or "MODEL" in said.out
+        or "--out" in said.out
+        or "FILE" in said.out
+        or "SHELL" in said.out
     )
 
 

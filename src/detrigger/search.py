@@ -87,13 +87,14 @@ def search(
 
     found = tuple(run(kind) for kind in kinds if kind != PAIR)
     finding = detect(found, model.classes, model.image_shape, DetectConfig(), margins=margins)
-    if PAIR in planned and finding.verdict != "backdoored":
+    if PAIR in planned and finding.verdict == "backdoored":
+        progress(whole, whole)
+    elif PAIR in planned:
         pairs = run(PAIR)
         finding = detect(
             found, model.classes, model.image_shape, DetectConfig(), margins=margins, pairs=pairs
         )
         found = (*found, pairs)
-    progress(whole, whole)
     return finding, found
 
 
