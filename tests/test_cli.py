@@ -385,6 +385,8 @@ def test_inspect_tells_safe_from_dangerous_by_its_exit_code(
     assert (safe.code, safe.err) == (0, "") and safe.out.startswith("SAFE TO READ: ")
     (told,) = json.loads(call(capsys, ["inspect", str(files.bad), "--format", "json"]).out)
     assert told["format"] == "safetensors" and ["conv2.bias", [7], "float32"] in told["tensors"]
+    sarif = call(capsys, ["inspect", str(dangerous), str(files.bad), "--format", "sarif"])
+    assert sarif.code == 1 and len(json.loads(sarif.out)["runs"][0]["results"]) == 1
     assert not marker.exists()
 
 

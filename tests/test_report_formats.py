@@ -17,13 +17,17 @@ import samples
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
+from detrigger.files.archive import Finding
+from detrigger.files.inspect import Inspection
+from detrigger.files.judge import WouldRun
 from detrigger.report import words
 from detrigger.report.alerts import accept, alerts, passes
 from detrigger.report.baseline import Acceptance
 from detrigger.report.document import document
 from detrigger.report.formats import FORMATS
 from detrigger.report.markdown import text
-from detrigger.report.schema import Document
+from detrigger.report.sarif import sarif_of_files
+from detrigger.report.schema import Document, WrittenRecord
 from detrigger.report.taxonomy import taxonomies
 
 SCHEMA = json.loads((Path(__file__).parent / "schemas" / "sarif-2.1.0.json").read_bytes())
@@ -294,6 +298,48 @@ def test_the_bill_of_materials_has_the_model_with_its_hash():
     assert json.loads(rendered("cyclonedx", scanned("clean")))["vulnerabilities"] == []
 
 
+def test_the_bill_of_materials_tells_what_a_repaired_model_was_made_from():
+    written = WrittenRecord(
+        path="/repository/fixed.safetensors", sha256="ef" * 32, format="safetensors", difference=0.0
+    )
+    told = rendered("cyclonedx", msgspec.structs.replace(repaired(done=True), written=written))
+    assert CYCLONEDX.validate_str(told) is None
+    original, made = json.loads(told)["components"]
+    assert made["name"] == "fixed.safetensors" and made["hashes"][0]["content"] == "ef" * 32
+    assert made["pedigree"]["ancestors"][0]["hashes"] == original["hashes"]
+    assert {"name": "detrigger:verdict", "value": "clean"} in made["properties"]
+
+
+# files
+
+
+def test_sarif_of_files_names_what_is_dangerous():
+    bad = Inspection(
+        path="/repository/a b.pkl",
+        format="pickle",
+        description="a pickle",
+        size_bytes=1,
+        sha256="ab" * 32,
+        tensors=(),
+        parameters=0,
+        would_run=tuple(WouldRun(f"os.\x1b{i}", "call", "") for i in range(5)),
+        findings=(Finding("low", "harmless"),),
+        dangerous=True,
+    )
+    good = dataclasses.replace(bad, path="/repository/good.pt", would_run=(), dangerous=False)
+    told = sarif_of_files([good, bad], ROOT)
+    SARIF.validate(json.loads(told))
+    run = json.loads(told)["runs"][0]
+    (result,) = run["results"]
+    assert result["ruleId"] == "unsafe-file" and result["level"] == "error"
+    place = result["locations"][0]["physicalLocation"]["artifactLocation"]
+    assert (place["uri"], place["index"]) == ("a%20b.pkl", 1)
+    message = result["message"]["text"]
+    assert message.count("would call os.\\x1b") == 3 and message.endswith("; and 2 more.")
+    assert run["tool"]["driver"]["rules"][result["ruleIndex"]]["id"] == "unsafe-file"
+    SARIF.validate(json.loads(sarif_of_files([], ROOT)))
+
+
 # all
 
 
@@ -307,5 +353,5 @@ def test_the_same_report_gives_the_same_bytes_without_control_characters(name):
 def test_every_entry_of_a_rule_is_in_a_catalogue_that_tells_its_version_and_source():
     known = taxonomies()
     entries = {entry for taxonomy in known.taxonomies for entry in taxonomy.entries}
-    assert {entry for rule in known.rules for entry in rule.entries} <= entries
+    assert {entry for rule in known.rules for entry in rule.entries} == entries
     assert all(t.version and "commit" in t.source for t in known.taxonomies)

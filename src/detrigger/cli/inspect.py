@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import msgspec
 from cyclopts import Parameter
 
-from detrigger.cli.console import emit, show
+from detrigger.cli.console import emit, show, write
 from detrigger.errors import ModelError, UsageError
 from detrigger.files.inspect import Inspection, inspect_file
 from detrigger.report.inspection import inspection
@@ -19,7 +19,7 @@ from detrigger.report.printable import printable
 def inspect(
     *files: Path,
     tensors: Annotated[bool, Parameter(negative=())] = False,
-    format: Literal["text", "json"] = "text",
+    format: Literal["text", "json", "sarif"] = "text",
 ) -> int:
     """Say what files are, what is in them and what they would run, without running it.
 
@@ -32,7 +32,7 @@ def inspect(
     tensors
         List all tensors with their shapes and types, not only how many there are.
     format
-        Of what is printed; json is a list with one entry per file, tensors included.
+        Of what is printed; json is a list with one entry per file, tensors included; sarif is for code hosts.
     """
     if not files:
         raise UsageError("no FILE is given; give one or more model files")
@@ -46,6 +46,12 @@ def inspect(
             sys.stderr.write(f"detrigger: {printable(' '.join(str(error).split()))}\n")
     if format == "json":
         emit(msgspec.json.encode(found))
+    elif format == "sarif":
+        # needs torch, which the other formats do without
+        from detrigger.cli.formats import root
+        from detrigger.report.sarif import sarif_of_files
+
+        write(sarif_of_files(found, root()))
     else:
         for one in found:
             show(inspection(one, tensors=tensors))

@@ -8,10 +8,15 @@ from dataclasses import dataclass
 
 import msgspec
 
+from detrigger.files.inspect import Inspection
 from detrigger.report import words
 from detrigger.report.baseline import Acceptance
+from detrigger.report.inspection import dangers
 from detrigger.report.schema import BackdoorRecord, Document
 from detrigger.report.taxonomy import Rule, taxonomies
+
+NAMED = 3
+"""Dangers of a file that are named."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +25,7 @@ class Alert:
 
     rule: Rule
     fingerprint: str
-    """The same whatever seed, data, effort and version found it: hash of rule, model and target class."""
+    """The same whatever seed, data, effort and version found it: hash of kind, model and target class."""
     model: str
     """Path as the user named it."""
     sha256: str
@@ -48,6 +53,25 @@ def alerts(report: Document) -> tuple[Alert, ...]:
             record,
         )
         for record in report.backdoors
+    )
+
+
+def file_alerts(found: Inspection) -> tuple[Alert, ...]:
+    """One finding for a file that is dangerous to open; none for others."""
+    if not found.dangerous:
+        return ()
+    told = dangers(found)
+    more = f"; and {len(told) - NAMED} more" if len(told) > NAMED else ""
+    return (
+        Alert(
+            rule=taxonomies().rule("unsafe-file"),
+            fingerprint=_fingerprint("unsafe-file", found.sha256),
+            model=found.path,
+            sha256=found.sha256,
+            message=f"Opening it with ordinary tools could do harm: {'; '.join(told[:NAMED])}{more}.",
+            backdoor=None,
+            accepted=None,
+        ),
     )
 
 
@@ -81,8 +105,7 @@ def _alert(report: Document, rule: str, message: str, record: BackdoorRecord | N
     target = "" if record is None else str(record.target)
     # which of two suspects is the main one may change with the seed, so both are of one kind here
     kind = "inconclusive" if rule == "inconclusive" else "backdoor"
-    told = f"detrigger/1/{kind}/{report.model.sha256}/{target}"
-    fingerprint = hashlib.sha256(told.encode()).hexdigest()[:32]
+    fingerprint = _fingerprint(kind, report.model.sha256, target)
     return Alert(
         rule=taxonomies().rule(rule),
         fingerprint=fingerprint,
@@ -92,3 +115,7 @@ def _alert(report: Document, rule: str, message: str, record: BackdoorRecord | N
         backdoor=record,
         accepted=next((a for a in report.accepted if a.fingerprint == fingerprint), None),
     )
+
+
+def _fingerprint(kind: str, sha256: str, target: str = "") -> str:
+    return hashlib.sha256(f"detrigger/1/{kind}/{sha256}/{target}".encode()).hexdigest()[:32]

@@ -10,7 +10,7 @@ from typing import Any
 
 from detrigger.report import words
 from detrigger.report.alerts import Alert, alerts
-from detrigger.report.schema import Document
+from detrigger.report.schema import Document, WrittenRecord
 from detrigger.report.taxonomy import taxonomies
 
 SCHEMA = "http://cyclonedx.org/schema/bom-1.6.schema.json"
@@ -19,6 +19,9 @@ SCHEMA = "http://cyclonedx.org/schema/bom-1.6.schema.json"
 def bom(reports: Sequence[Document], root: Path) -> str:
     """Each model as a component with its hash and what the scan measured, and what was found in it."""
     components = {_reference(report): _component(report, root) for report in reports}
+    for report in reports:
+        if report.written:
+            components[f"model:{report.written.sha256}"] = _repaired(report, report.written, root)
     found = [_vulnerability(alert, _reference(report)) for report in reports for alert in alerts(report)]
     content = {
         "metadata": {
@@ -76,6 +79,28 @@ def _component(report: Document, root: Path) -> dict[str, Any]:
                 "seed": str(report.seed),
                 "image passes": str(report.cost.image_passes),
             }.items()
+        ],
+    }
+
+
+def _repaired(report: Document, written: WrittenRecord, root: Path) -> dict[str, Any]:
+    """The model that a repair wrote, with the one it was made from."""
+    model = report.model
+    ancestor = {
+        "type": "machine-learning-model",
+        "name": words.printable(words.relative(model.path, root)),
+        "hashes": [{"alg": "SHA-256", "content": model.sha256}],
+    }
+    rescans = report.cleaning.rescans if report.cleaning else ()
+    return {
+        "type": "machine-learning-model",
+        "bom-ref": f"model:{written.sha256}",
+        "name": words.printable(words.relative(written.path, root)),
+        "hashes": [{"alg": "SHA-256", "content": written.sha256}],
+        "pedigree": {"ancestors": [ancestor], "notes": words.repair(report)},
+        "properties": [
+            {"name": "detrigger:format", "value": written.format},
+            *({"name": "detrigger:verdict", "value": rescan.verdict} for rescan in rescans[-1:]),
         ],
     }
 

@@ -35,7 +35,7 @@ def inspection(found: Inspection, *, tensors: bool = False) -> Group:
         parts.append(Text(f"  {len(found.tensors):,} tensors ({told}) with {found.parameters:,} values"))
     for finding in found.findings[:LISTED]:
         parts.append(_line(finding.severity, finding.sentence))
-    worse = [run for run in found.would_run if run.severity != "low"]
+    worse = _worse(found)
     for run in worse[:LISTED]:
         parts.append(_line(run.severity, _told(run)))
     if known := [run.name for run in found.would_run if run.severity == "low"]:
@@ -45,6 +45,16 @@ def inspection(found: Inspection, *, tensors: bool = False) -> Group:
     if left:
         parts.append(Text(f"  and {left:,} more"))
     return Group(*parts, *([_table(found)] if tensors and found.tensors else []))
+
+
+def dangers(found: Inspection) -> list[str]:
+    """What of it could do harm, a few words each, without control characters."""
+    told = [f.sentence for f in found.findings if f.severity != "low"]
+    return [printable(sentence) for sentence in [*map(_told, _worse(found)), *told]]
+
+
+def _worse(found: Inspection) -> list[WouldRun]:
+    return [run for run in found.would_run if run.severity != "low"]
 
 
 def _headline(found: Inspection) -> Text:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from detrigger.files.inspect import Inspection
 from detrigger.report import words
-from detrigger.report.alerts import Alert, alerts
+from detrigger.report.alerts import Alert, alerts, file_alerts
 from detrigger.report.schema import Document
 from detrigger.report.taxonomy import Rule, Taxonomy, taxonomies
 
@@ -23,23 +26,53 @@ def sarif(reports: Sequence[Document], root: Path) -> str:
 
     A model outside of it is told by its name alone: code hosts refuse absolute paths.
     """
+    targets = [
+        _Target(
+            report.model.path,
+            report.model.sha256,
+            alerts(report),
+            {"verdict": report.verdict, "probability": report.probability},
+        )
+        for report in reports
+    ]
+    return _log(reports[0].tool.version, targets, root)
+
+
+def sarif_of_files(found: Sequence[Inspection], root: Path) -> str:
+    """What inspections of files found, likewise."""
+    targets = [_Target(f.path, f.sha256, file_alerts(f), {"format": f.format}) for f in found]
+    return _log(version("detrigger"), targets, root)
+
+
+@dataclass(frozen=True)
+class _Target:
+    """A file that was looked at."""
+
+    path: str
+    sha256: str
+    alerts: tuple[Alert, ...]
+    properties: dict[str, Any]
+
+
+def _log(tool: str, targets: Sequence[_Target], root: Path) -> str:
     known = taxonomies()
     driver = {
         "name": "detrigger",
-        "version": reports[0].tool.version,
+        "version": tool,
         "rules": [_rule(rule) for rule in known.rules],
         "supportedTaxonomies": [_reference(i, t) for i, t in enumerate(known.taxonomies)],
     }
-    uris = list(dict.fromkeys(uri(report.model.path, root) for report in reports))
+    files = {uri(target.path, root): target for target in reversed(targets)}
+    uris = list(dict.fromkeys(uri(target.path, root) for target in targets))
     run = {
         "tool": {"driver": driver},
         "taxonomies": [_taxonomy(t) for t in known.taxonomies],
         "invocations": [{"executionSuccessful": True}],
-        "artifacts": [_artifact(report, root) for report in _first_of_each(reports)],
+        "artifacts": [_artifact(files[name], name) for name in uris],
         "results": [
             _result(alert, uris.index(uri(alert.model, root)), root)
-            for report in reports
-            for alert in alerts(report)
+            for target in targets
+            for alert in target.alerts
         ],
         "columnKind": "utf16CodeUnits",
     }
@@ -49,10 +82,6 @@ def sarif(reports: Sequence[Document], root: Path) -> str:
 def uri(path: str, root: Path) -> str:
     """The path seen from `root`, as a relative reference of RFC 3986."""
     return quote(words.relative(path, root))
-
-
-def _first_of_each(reports: Sequence[Document]) -> list[Document]:
-    return list({report.model.path: report for report in reversed(reports)}.values())[::-1]
 
 
 def _rule(rule: Rule) -> dict[str, Any]:
@@ -106,14 +135,13 @@ def _taxonomy(taxonomy: Taxonomy) -> dict[str, Any]:
     }
 
 
-def _artifact(report: Document, root: Path) -> dict[str, Any]:
-    hashes = {"hashes": {"sha-256": report.model.sha256}} if report.model.sha256 else {}
-    properties = {"verdict": report.verdict, "probability": report.probability}
+def _artifact(target: _Target, name: str) -> dict[str, Any]:
+    hashes = {"hashes": {"sha-256": target.sha256}} if target.sha256 else {}
     return {
-        "location": {"uri": uri(report.model.path, root), "uriBaseId": "%SRCROOT%"},
+        "location": {"uri": name, "uriBaseId": "%SRCROOT%"},
         "roles": ["analysisTarget"],
         **hashes,
-        "properties": properties,
+        "properties": target.properties,
     }
 
 
