@@ -12,18 +12,13 @@ from typing import Any
 
 import pytest
 import yaml
-from command import Files, call, environment, written
+from command import call, environment
 
 from detrigger import cli
 
 ROOT = Path(__file__).parents[1]
 ACTION = yaml.safe_load((ROOT / "action.yml").read_text("utf-8"))
 Capture = pytest.CaptureFixture[str]
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
-    return written(tmp_path_factory.mktemp("files"))
 
 
 # GitHub
@@ -34,36 +29,48 @@ def test_the_action_puts_no_input_into_a_script() -> None:
         assert "${{" not in step["run"] and step["shell"] == "bash" and "uses" not in step
 
 
-def step(folder: Path, files: Files, model: Path, *more: str) -> tuple[int, dict[str, str]]:
-    """The action's scan as a runner runs it: exit code and outputs."""
-    (programs := folder / "detrigger" / "bin").mkdir(parents=True, exist_ok=True)
-    for name, words in {"python": "", "detrigger": "-m detrigger "}.items():
-        (programs / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" {words}"$@"\n')
-        (programs / name).chmod(0o755)
-    (told := folder / "output").write_text("")
-    flags = " ".join(f"'{word}'" for word in files.scan(model, *more)[4:])
+PROGRAM = """#!/bin/sh
+printf '%s\\n' "$@" > "$RUNNER_TEMP/words"
+mkdir -p "$OUT" && echo '{"verdict": "backdoored"}' > "$OUT/report.json"
+exit $CODE
+"""
+"""Stands in for detrigger."""
+
+
+def step(folder: Path, code: int) -> tuple[int, dict[str, str], list[str]]:
+    """The action's scan as a runner runs it: exit code, outputs, and what detrigger was told."""
+    (programs := folder / "detrigger" / "bin").mkdir(parents=True)
+    (programs / "python").symlink_to(sys.executable)
+    (programs / "detrigger").write_text(PROGRAM)
+    (programs / "detrigger").chmod(0o755)
+    (told := folder / "output").touch()
     done = subprocess.run(
         ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", ACTION["runs"]["steps"][1]["run"]],
         env=environment(
             RUNNER_TEMP=str(folder),
             GITHUB_OUTPUT=str(told),
-            MODEL=str(model),
-            DATA=str(files.data),
-            ARGUMENTS=flags,
+            MODEL="a model.pth",
+            DATA="images",
+            ARGUMENTS="--arch timm:resnet18 --arch-kw 'key=a value; exit 9'",
             OUT=str(folder / "a report"),
+            CODE=str(code),
         ),
         capture_output=True,
         check=False,
     )
-    return done.returncode, dict(line.split("=", 1) for line in told.read_text().splitlines())
+    outputs = dict(line.split("=", 1) for line in told.read_text().splitlines())
+    return done.returncode, outputs, (folder / "words").read_text().splitlines()
 
 
-def test_the_action_tells_verdict_and_report_and_fails_as_the_scan_does(files: Files, tmp_path: Path) -> None:
-    code, told = step(tmp_path, files, files.bad)
-    assert (code, told["exit-code"], told["verdict"]) == (1, "1", "backdoored")
-    assert Path(told["sarif"]).is_file()
-    code, told = step(tmp_path, files, tmp_path / "nothing.pth")
-    assert (code, told) == (2, {"exit-code": "2"})
+def test_the_action_tells_verdict_and_report_and_fails_as_the_scan_does(tmp_path: Path) -> None:
+    code, told, words = step(tmp_path / "found", 1)
+    sarif = str(tmp_path / "found" / "a report" / "report.sarif")
+    assert (code, told) == (1, {"exit-code": "1", "verdict": "backdoored", "sarif": sarif})
+    given = ["--arch", "timm:resnet18", "--arch-kw", "key=a value; exit 9"]
+    out = ["--data", "images", "--out", str(tmp_path / "found" / "a report")]
+    assert words == ["scan", "a model.pth", *out, *given]
+    assert step(tmp_path / "broken", 2)[:2] == (2, {"exit-code": "2"})
+    assert step(tmp_path / "clean", 0)[0] == 0
 
 
 # pre-commit
