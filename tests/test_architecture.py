@@ -19,7 +19,7 @@ LEVELS: tuple[frozenset[str], ...] = tuple(
     for names in (
         "errors",
         "files",
-        "onnx",
+        "huggingface onnx",
         "model images trigger",
         "measure schedule outliers fast memory load save",
         "heats delta",
@@ -73,7 +73,8 @@ ONLY_IN = {
     "jinja2": {"report", "bench"},
     "torchvision": {"load", "bench"},
 }
-LAZY = {"google", "onnx", "onnxruntime", "pyarrow", "ray", "sklearn", "timm", "torchvision"}
+HEAVY = ("google", "onnx", "onnxruntime", "pyarrow", "ray", "sklearn", "timm", "torchvision", "transformers")
+LAZY = set(HEAVY)
 """Heavy: imported inside a function, when needed."""
 
 TOOLS = {"dev", "docs"}

@@ -43,18 +43,24 @@ BODIES = {
     "padded": f'p = {sizes(0, 0, 1, 2, 0, 0, 2, 1)} q = Pad <mode = "reflect"> (x, p)',
     "branches": f"{HIGH} a = Greater(x, h) b = Mul(x, x) q = Where(a, b, x)",
 }
-WEIGHTS = {"w": (3, 3, 3, 3), "g": (3, 1, 3, 3), "s": (3,), "z": (8, 3, 1, 1)}
+BODIES["attention"] = "q = Attention <scale = 0.3> (x, x, x)"
+BODIES["standardised weights"] = (
+    f"t = {sizes(1, 3, 27)} u = {sizes(3, 3, 3, 3)} {VARIANCE} a = Reshape(r, t)"
+    " b, m, n = BatchNormalization <training_mode = 1> (a, s, s, s, v) c = Reshape(b, u) q = Conv(x, c)"
+)
+OPSETS = {"old clip and softmax": 10, "attention": 23}
+WEIGHTS = {"w": (3, 3, 3, 3), "g": (3, 1, 3, 3), "s": (3,), "z": (8, 3, 1, 1), "r": (3, 3, 3, 3)}
 
 
 def written(path: Path, body: str, opset: int = 20) -> Path:
     """Every value that comes out is a class."""
-    used = {name: shape for name, shape in WEIGHTS.items() if f", {name}" in body}
+    used = {name: shape for name, shape in WEIGHTS.items() if f", {name}" in body or f"({name}," in body}
     return text(path, f"{body} y = Flatten(q)", out="float[n,k] y", opset=opset, **used)
 
 
 @pytest.mark.parametrize("name", BODIES)
 def test_operators_do_what_onnxruntime_does(tmp_path: Path, name: str) -> None:
-    model = load(written(tmp_path / "m", BODIES[name], opset=10 if name.startswith("old") else 20), classes=2)
+    model = load(written(tmp_path / "m", BODIES[name], opset=OPSETS.get(name, 20)), classes=2)
     assert flows(model) and "onnxruntime gives the same outputs" in model.origin.notes
 
 

@@ -31,7 +31,7 @@ EXPORTERS = ("torchscript", "dynamo")
 
 
 def network(name: str) -> nn.Module:
-    """Untrained, with statistics as training would leave them: not all alike."""
+    """Untrained, with statistics and biases as training would leave them: not all alike, none all zero."""
     torch.manual_seed(0)
     net = timm.create_model(name, num_classes=CLASSES).eval()
     with torch.no_grad():
@@ -41,6 +41,9 @@ def network(name: str) -> nn.Module:
                 module.running_var.uniform_(0.5, 1.5)
                 module.weight.uniform_(0.5, 1.5)
                 module.bias.normal_(0, 0.1)
+        for weight in net.parameters():
+            if not weight.any():  # heads that begin at zero would make all outputs equal
+                weight.normal_(0, 0.02)
     return net
 
 

@@ -156,3 +156,18 @@ def loss_bound(lost: int, gained: int, trials: int, confidence: float = 0.95) ->
     error = 1 - confidence
     most = upper_bound(lost, trials, 1 - 0.75 * error)
     return most - (1 - upper_bound(trials - gained, trials, 1 - 0.25 * error))
+
+
+def order_of_classes(
+    predicted: Int[Tensor, " n"], y: Int[Tensor, " n"], classes: int
+) -> tuple[tuple[int, ...], float]:
+    """The output that the images of each class mostly get, and the accuracy if that is the right one.
+
+    Nothing and 0, unless each class has images and an output of its own.
+    """
+    table = torch.zeros(classes, classes, dtype=torch.long)
+    table.index_put_((y.cpu(), predicted.cpu()), torch.ones(len(y), dtype=torch.long), accumulate=True)
+    counts, mostly = table.max(1)
+    if len(mostly.unique()) < classes or not bool(counts.all()):
+        return (), 0.0
+    return tuple(mostly.tolist()), counts.sum().item() / len(y)

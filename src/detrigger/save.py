@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 import os
 import secrets
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load as from_safetensors
 from safetensors.torch import save as to_safetensors
-from torch import Tensor
+from torch import Tensor, nn
 
-from detrigger import onnx
-from detrigger.errors import OutputError, UsageError
+from detrigger import huggingface, onnx
+from detrigger.errors import ModelError, OutputError, UsageError
+from detrigger.files import folder as folders
 from detrigger.model import Classifier, Origin
 from detrigger.trigger import FAMILIES, Trigger
 
@@ -26,7 +30,8 @@ _SAFETENSORS = ("safetensors", "memory")
 def save_classifier(model: Classifier, path: Path | str) -> str:
     """Write the weights in the format they came in, and return the SHA-256 of the file as hexadecimal digits.
 
-    That is safetensors, the same ONNX graph, or else a state dict with nothing but tensors in it, for a
+    That is safetensors, the same ONNX graph, a folder with the same settings (its digest is that of the files
+    that belong to the model, by name), or else a state dict with nothing but tensors in it, for a
     checkpoint under the same keys; what was a program or a whole pickled module becomes one too. Names are
     those of the file, types those of the network; shared weights are written under each of their names.
     Raises OutputError if the path cannot be written, or is the file the model was loaded from, and ModelError
@@ -35,11 +40,51 @@ def save_classifier(model: Classifier, path: Path | str) -> str:
     path = Path(path)
     if model.origin.path:
         check_target(path, Path(model.origin.path))
+    if model.origin.format in ("timm", "transformers"):
+        return _save_folder(model, path)
     if model.origin.format != "onnx":
         return save_tensors(model.net.state_dict(), path, model.origin)
     data = _onnx(model)
     write_atomically(path, data)
     return hashlib.sha256(data).hexdigest()
+
+
+def _save_folder(model: Classifier, path: Path) -> str:
+    """The original folder's settings, and new weights."""
+    original = Path(model.origin.path)
+    if folders.digest(original) != model.origin.sha256:
+        raise ModelError(f"{original} has changed since it was loaded; start again with it as it is now")
+    transformers = model.origin.format == "transformers"
+    state = huggingface.stored(model.net) if transformers else model.net.state_dict()
+    data = to_safetensors({name: _alone(value) for name, value in state.items()}, metadata={"format": "pt"})
+    if transformers:
+        _check(model, huggingface.network(folders.read(original).config, from_safetensors(data)))
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        try:
+            part.mkdir()
+            for member in folders.members(original):
+                write_atomically(
+                    part / member.name, data if member.name == folders.WEIGHTS else member.read_bytes()
+                )
+            part.rename(path)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+    except OSError as error:
+        raise OutputError(
+            f"cannot write the folder {path} ({error.strerror}); give one that does not exist yet"
+        ) from error
+    return folders.digest(path)
+
+
+def _check(model: Classifier, net: nn.Module) -> None:
+    """Raises ModelError if a network, made from what is to be written, is not the model's."""
+    x = torch.rand(4, *model.image_shape, generator=torch.Generator().manual_seed(0), device="cpu")
+    again = dataclasses.replace(model, net=net.to(model.device))
+    with torch.no_grad():
+        ours, theirs = (m(x.to(model.device)) for m in (model, again))
+    if not torch.allclose(ours, theirs, rtol=1e-4, atol=1e-4):
+        raise ModelError("what would be written is not the repaired model; please report the model's type")
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path | str, origin: Origin) -> str:

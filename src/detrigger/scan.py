@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from detrigger import fast, measure
@@ -24,6 +24,11 @@ from detrigger.neural_cleanse import NeuralCleanseConfig, neural_cleanse
 from detrigger.pairs import PAIR
 from detrigger.search import search
 from detrigger.trigger import Trigger
+
+BETTER_ORDER = 0.1
+"""Clean accuracy that another order of the classes must add to be proposed."""
+SHOWN = 20
+"""Names of classes in that proposal."""
 
 
 @dataclass(frozen=True)
@@ -132,6 +137,8 @@ def scan(
             map=map,
             progress=progress,
         )
+    if order := _other_order(predicted, accuracy, images, model):
+        finding = dataclasses.replace(finding, reasons=(*finding.reasons, order))
     if inversions and len(targets) < len(model.classes):
         finding = _partial(finding, len(targets), len(model.classes))
     return Scan(
@@ -194,6 +201,19 @@ def _near_chance(accuracy: float, images: Images) -> str:
     return (
         f"clean accuracy is {accuracy:.1%}, near the {chance:.1%} of always naming the commonest class: "
         "wrong preprocessing, class order or data; check --mean, --std, --size and the order of the classes"
+    )
+
+
+def _other_order(predicted: Int[Tensor, " n"], accuracy: float, images: Images, model: Classifier) -> str:
+    """A sentence if another order of the classes explains the predictions clearly better."""
+    order, better = measure.order_of_classes(predicted, images.y, len(model.classes))
+    if better <= accuracy + BETTER_ORDER:
+        return ""
+    names = [model.classes[order.index(output)] for output in range(len(order))]
+    more = f" and {len(names) - SHOWN} more, from a file," if len(names) > SHOWN else ""
+    return (
+        f"clean accuracy would be {better:.1%} in place of {accuracy:.1%} if the model's outputs were the "
+        f"classes in another order; give --class-order {','.join(names[:SHOWN])}{more} if that is right"
     )
 
 

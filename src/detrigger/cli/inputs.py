@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +15,15 @@ from cyclopts import Parameter, Token, validators
 from detrigger.cli.console import note
 from detrigger.errors import UsageError
 from detrigger.images import Images
-from detrigger.load import load_classifier, load_images, parse_arguments
+from detrigger.load import (
+    as_named,
+    as_told,
+    load_classifier,
+    load_images,
+    metadata,
+    parse_arguments,
+    with_best_preprocessing,
+)
 from detrigger.model import Classifier, Preprocessing
 
 
@@ -52,15 +61,19 @@ class InputFlags:
     """Argument of the architecture as key=value (value read as JSON where it parses); repeat for more."""
     mean: Numbers = ()
     """Mean that the model wants subtracted from images in [0, 1]: one value, or one per channel as in
-    0.5,0.4,0.4."""
+    0.5,0.4,0.4; by default as the model's files say, else 0, unless the usual one gives a clearly better
+    accuracy."""
     std: Numbers = ()
     """Standard deviation that it wants them divided by, likewise."""
     size: int | None = None
-    """Resize images to this many pixels (shorter side, then centre crop)."""
+    """Resize images to this many pixels (shorter side, then centre crop); by default as the model wants."""
     channels: Literal[1, 3] | None = None
     """Read images as grey (1) or colour (3); by default as they are."""
-    interpolation: Literal["nearest", "bilinear", "bicubic"] = "bilinear"
-    """For --size."""
+    interpolation: Literal["nearest", "bilinear", "bicubic"] | None = None
+    """How to resize; by default as the model's files say, else bilinear."""
+    class_order: str = ""
+    """Names of the data's classes in the order of the model's outputs: separated by commas, or a text file
+    with one on each line; by default the order of the data, or the model's own where its files name them."""
     per_class: int | None = None
     """Use at most this many images of each class; by default as many as a scan can use, at most 5000 in
     all."""
@@ -72,15 +85,24 @@ class InputFlags:
 
 def read_inputs(model: Path, flags: InputFlags) -> tuple[Classifier, Images]:
     """The classifier and its images, checked, on the device."""
+    told = metadata(model)
     images = load_images(
         flags.data,
-        size=flags.size,
+        size=flags.size or told.size,
         channels=flags.channels,
-        interpolation=flags.interpolation,
+        interpolation=flags.interpolation or told.interpolation,
+        kept=1.0 if flags.size else told.kept,
         limit_per_class=flags.per_class,
         enough=True,
         seed=flags.seed,
     )
+    if flags.class_order:
+        images, order = (
+            as_told(images, _names(flags.class_order)),
+            "classes are in the order of --class-order",
+        )
+    else:
+        images, order = as_named(images, told.classes)
     for sentence in images.notes:
         note(sentence)
     classifier = load_classifier(
@@ -91,8 +113,22 @@ def read_inputs(model: Path, flags: InputFlags) -> tuple[Classifier, Images]:
         names=images.names,
         preprocessing=_preprocessing(flags, images.shape[0]),
     )
+    if not (flags.mean or flags.std or told.preprocessing):
+        classifier = with_best_preprocessing(classifier, images, flags.arch)
+    if order:
+        origin = dataclasses.replace(classifier.origin, notes=(*classifier.origin.notes, order))
+        classifier = dataclasses.replace(classifier, origin=origin)
     chosen = _device(flags.device)
     return classifier.to(chosen), images.to(chosen)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    """Class names from a flag or the file it names."""
+    try:
+        lines = Path(text).read_text().splitlines() if Path(text).is_file() else text.split(",")
+    except (OSError, ValueError) as error:
+        raise UsageError(f"--class-order {text} cannot be read as text ({error})") from error
+    return tuple(name.strip() for name in lines if name.strip())
 
 
 def _preprocessing(flags: InputFlags, channels: int) -> Preprocessing | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,7 +125,7 @@ def _write(cleaning: Cleaning, model: Path, out: Path | None, patch: Path | None
         return None
     digest, off = save_classifier(cleaning.model, out), deviation(cleaning.model, out)
     if off > SAME:
-        out.unlink()
+        shutil.rmtree(out) if out.is_dir() else out.unlink()
         raise ModelError(
             f"{out} read again gave logits that differ by {off:g}, so it was not kept; report this"
         )

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from detrigger.errors import UsageError
+from detrigger.model import Preprocessing
 
 WANTED = "timm:NAME, torchvision:NAME or path/to/file.py:factory"
 OWN_CODE = "detrigger_architecture_"
@@ -65,6 +66,25 @@ def build(spec: str, arguments: Mapping[str, object], tensors: Mapping[str, Tens
     if not file.endswith(".py"):
         raise UsageError(f"unknown architecture {spec!r}; wanted {WANTED}")
     return _made(spec, _factory(Path(file), factory), arguments)
+
+
+def preprocessing(spec: str) -> Preprocessing | None:
+    """What the published weights of an architecture of timm or torchvision want, if there are any."""
+    kind, _, name = spec.partition(":")
+    if kind == "timm":
+        import timm
+
+        told = timm.models.get_pretrained_cfg(name, allow_unregistered=True) if timm.is_model(name) else None
+        return Preprocessing(tuple(told.mean), tuple(told.std)) if told and told.mean and told.std else None
+    if kind == "torchvision":
+        from torchvision import models
+
+        weights = (
+            models.get_model_weights(name).DEFAULT if name in models.list_models(module=models) else None
+        )
+        made = weights.transforms() if weights else None
+        return Preprocessing(tuple(made.mean), tuple(made.std)) if made else None
+    return None
 
 
 def _made(spec: str, factory: Callable[..., object], arguments: Mapping[str, object]) -> nn.Module:

@@ -32,6 +32,7 @@ def load_images(
     size: int | None = None,
     channels: int | None = None,
     interpolation: str = "bilinear",
+    kept: float = 1.0,
     limit_per_class: int | None = None,
     enough: bool = False,
     seed: int = 0,
@@ -42,9 +43,9 @@ def load_images(
     CSV (with a heading) or JSONL list of path and label; an `.npz` with arrays x and y; Parquet files as on
     the Hugging Face hub; WebDataset `.tar` archives; or a folder of the last two.
 
-    With `size`, the shorter side becomes that many pixels and the central square is kept; without, all must
-    be of one size. `channels` 1 or 3 converts. Of each class at most `limit_per_class` are drawn, by `seed`;
-    without it, `enough` draws not more than a scan can use. Only what was drawn is decoded.
+    With `size`, the central square, of the share `kept` of the shorter side, becomes that many pixels;
+    without, all must be of one size. `channels` 1 or 3 converts. Of each class at most `limit_per_class` are
+    drawn, by `seed`; without it, `enough` draws not more than a scan can use. Only what was drawn is decoded.
     A few unreadable images are left out, which `Images.notes` tells.
     Raises DataError for data that cannot be read or do not go together, UsageError for unknown options.
     """
@@ -56,7 +57,7 @@ def load_images(
         raise DataError(f"there is no file or folder {path}; check the path")
 
     def prepare(x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n new_c new_h new_w"]:
-        return pixels.with_channels(pixels.resized(x, size, interpolation), channels)
+        return pixels.with_channels(pixels.resized(x, size, interpolation, kept), channels)
 
     def chosen(labels: Sequence[int], one: Callable[[], Tensor]) -> tuple[list[int], str]:
         limit = None

@@ -29,15 +29,18 @@ def check_options(size: int | None, channels: int | None, interpolation: str) ->
 
 
 def resized(
-    x: Float[Tensor, "n c h w"], size: int | None, interpolation: str
+    x: Float[Tensor, "n c h w"], size: int | None, interpolation: str, kept: float = 1.0
 ) -> Float[Tensor, "n c new_h new_w"]:
-    """Shorter side to `size` pixels, then the central square, in [0, 1]; unchanged without a size."""
+    """The central square of a share `kept` of the shorter side, as `size` pixels, in [0, 1].
+
+    Unchanged without a size, or if the image is such a square.
+    """
     height, width = x.shape[2:]
     if size is None or (height, width) == (size, size):
         return x
     if max(height, width) > _LONGEST * min(height, width):
         raise DataError(f"an image is {width}×{height} pixels, too long to be cut to a square; leave it out")
-    scale = size / min(height, width)
+    scale = size / (kept * min(height, width))
     new = [max(size, round(side * scale)) for side in (height, width)]
     smooth = interpolation != "nearest"
     x = functional.interpolate(

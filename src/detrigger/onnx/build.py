@@ -111,7 +111,7 @@ def _add(draft: _Draft, node: Node) -> None:
     draft.values.update(zip(node.outputs, results, strict=False))
     if made is None:
         _keep_loose(draft, node)
-        draft.steps.append(Step(run, "", node.inputs, node.outputs))
+        draft.steps.append(Step(run, "", node.inputs, node.outputs[: len(results)]))
     else:
         name = _keep_layer(draft, node, made, bias)
         draft.steps.append(Step(run, name, node.inputs[:1], node.outputs[:1]))

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from detrigger.errors import ModelError
 
+_OF_OTHER_OUTPUTS = ("qk_matmul_output_mode", "softmax_precision")
 _CONVOLUTIONS = (functional.conv1d, functional.conv2d, functional.conv3d)
 _TRANSPOSED = (functional.conv_transpose1d, functional.conv_transpose2d, functional.conv_transpose3d)
 _MAX = (functional.max_pool1d, functional.max_pool2d, functional.max_pool3d)
@@ -153,9 +154,38 @@ def batch_normalization(
     spatial: int = 1,
 ) -> Tensor:
     del momentum
-    if training_mode or not spatial:
+    standardising = training_mode and x.ndim == 3  # of weights, as in NFNets
+    if (training_mode and not standardising) or not spatial:
         raise ModelError("BatchNormalization in training mode is not supported; export with model.eval()")
+    if standardising:
+        return functional.batch_norm(x, None, None, scale, shift, training=True, eps=epsilon)
     return functional.batch_norm(x, mean, variance, scale, shift, training=False, eps=epsilon)
+
+
+def attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None = None,
+    *caches: Tensor | None,
+    scale: float | None = None,
+    q_num_heads: int = 0,
+    kv_num_heads: int = 0,
+    **others: Any,
+) -> Tensor:
+    """Queries, keys and values as n × heads × length × d, or n × length × (heads · d)."""
+    wanted = [key for key, told in others.items() if told and key not in _OF_OTHER_OUTPUTS]
+    wanted += ["caches"] * any(cache is not None for cache in caches)
+    if wanted:
+        raise ModelError(f"Attention with {', '.join(wanted)} is not supported; export the model without")
+    flat = query.ndim == 3
+    if flat:
+        heads = (q_num_heads, kv_num_heads, kv_num_heads)
+        parts = zip((query, key, value), heads, strict=True)
+        query, key, value = (t.unflatten(2, (count, -1)).transpose(1, 2) for t, count in parts)
+    grouped = query.shape[1] != key.shape[1]
+    result = functional.scaled_dot_product_attention(query, key, value, mask, scale=scale, enable_gqa=grouped)
+    return result.transpose(1, 2).flatten(2) if flat else result
 
 
 def instance_normalization(x: Tensor, scale: Tensor, shift: Tensor, *, epsilon: float = 1e-5) -> Tensor:

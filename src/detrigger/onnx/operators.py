@@ -17,6 +17,7 @@ OPERATORS: dict[str, Operator] = {
     "Abs": torch.abs,
     "Add": torch.add,
     "And": torch.logical_and,
+    "Attention": neural.attention,
     "AveragePool": neural.average_pool,
     "BatchNormalization": neural.batch_normalization,
     "Cast": arithmetic.cast,

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from detrigger.errors import ModelError
 
-_MOST = 2**31
+_MOST = 2**29
 """Values of one tensor; a few bytes of a file could ask for any number."""
 
 
