@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import io
 import json
 import warnings
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import samples
 import torch
 from PIL import Image
 from safetensors.torch import save
@@ -19,7 +21,8 @@ from detrigger.errors import DetriggerError
 from detrigger.files.archive import in_archive, in_pickle
 from detrigger.files.inspect import inspect_file
 from detrigger.load import load_images, load_trigger, read_tensors
-from detrigger.report.baseline import read_baseline
+from detrigger.report.baseline import Acceptance, encode_baseline, read_baseline
+from detrigger.report.document import document, encode
 from detrigger.report.document import read as read_report
 
 NET = nn.Sequential(nn.Conv2d(3, 2, 1), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(2, 2))
@@ -55,14 +58,14 @@ def zipped(members: dict[str, bytes]) -> bytes:
     return buffer.getvalue()
 
 
-def _member(name: str, source: Callable[[], bytes], kept: str = "") -> Reader:
+def _member(name: str, source: Callable[[], bytes], then: Reader = _model) -> Reader:
     """A sound archive with one member replaced: mutations of the whole would fail at the checksum."""
 
     def read(data: bytes, folder: Path) -> object:
         with zipfile.ZipFile(io.BytesIO(_once(source))) as archive:
             members = {n: archive.read(n) for n in archive.namelist()}
         (own,) = (n for n in members if n.endswith(name))
-        return _model(zipped({**members, own: data}), folder)
+        return then(zipped({**members, own: data}), folder)
 
     return read
 
@@ -125,6 +128,13 @@ def _safetensors() -> bytes:
     return save({"a": torch.ones(2, 3), "b": torch.zeros(2, dtype=torch.int64)})
 
 
+def _trigger() -> bytes:
+    return save({"masks": torch.ones(1, 1, 2, 2), "patterns": torch.ones(1, 3, 2, 2)}, {"family": "patch"})
+
+
+ACCEPTED = Acceptance(fingerprint="0" * 32, reason="known", expires=datetime.date(2030, 1, 1))
+
+
 def _npz() -> bytes:
     buffer = io.BytesIO()
     np.savez(buffer, x=np.zeros((4, 3, 3), dtype=np.uint8), y=np.arange(4) % 2)
@@ -153,7 +163,7 @@ def _write_then(read: Callable[[Path], object], name: str) -> Reader:
 READERS: dict[str, tuple[Reader, Callable[[], Iterator[bytes]]]] = {
     "pickle": (lambda data, _: in_pickle(data), lambda: iter([_in_zip(_whole, "data.pkl")])),
     "archive": (lambda data, _: in_archive(io.BytesIO(data)), lambda: iter([_state(), script()])),
-    "model": (_model, lambda: iter([_state(), _legacy(), _safetensors(), exported(), script(), _npz()])),
+    "model": (_model, lambda: iter([_state(), _legacy(), _safetensors(), exported(), script()])),
     "checkpoint": (_member("data.pkl", _state), lambda: iter([_in_zip(_state, "data.pkl")])),
     "module": (_member("data.pkl", _whole), lambda: iter([_in_zip(_whole, "data.pkl")])),
     "torchscript": (_member("/data.pkl", script), lambda: iter([_in_zip(script, "/data.pkl")])),
@@ -161,7 +171,7 @@ READERS: dict[str, tuple[Reader, Callable[[], Iterator[bytes]]]] = {
         _member("weights_config.json", exported),
         lambda: iter([_in_zip(exported, "weights_config.json")]),
     ),
-    "array": (_member("x.npy", _npz), lambda: iter([_in_zip(_npz, "x.npy")])),
+    "array": (_member("x.npy", _npz, _images(".npz")), lambda: iter([_in_zip(_npz, "x.npy")])),
     "npz": (_images(".npz"), lambda: iter([_npz()])),
     "list": (
         _images(".csv"),
@@ -170,10 +180,10 @@ READERS: dict[str, tuple[Reader, Callable[[], Iterator[bytes]]]] = {
     "picture": (_picture, lambda: iter([_png()])),
     "trigger": (
         _write_then(load_trigger, "trigger.safetensors"),
-        lambda: iter([save({"mask": torch.ones(1, 1, 2, 2)}, metadata={"family": "patch"})]),
+        lambda: iter([_trigger()]),
     ),
-    "report": (_write_then(read_report, "report.json"), lambda: iter([b'{"schema_version": 1}'])),
-    "baseline": (_write_then(read_baseline, "baseline.toml"), lambda: iter([b'[[accepted]]\nrule = "a"\n'])),
+    "report": (_write_then(read_report, "report.json"), lambda: iter([encode(document(samples.scan()))])),
+    "baseline": (_write_then(read_baseline, "baseline.json"), lambda: iter([encode_baseline([ACCEPTED])])),
 }
 """By name: the reader, and sound files to begin from."""
 

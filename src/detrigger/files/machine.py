@@ -181,6 +181,8 @@ class _Run:
             raise Unreadable("it sets entries of what is no dictionary")
 
 
+_CALLED = {"__setstate__", "append", "extend", "add"}
+"""Attributes of an object that pickle calls if they are there."""
 _CONSTANTS: dict[str, object] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "MARK": _MARK}
 _NO_LITERALS = "GLOBAL INST PERSID GET BINGET LONG_BINGET EXT1 EXT2 EXT4"
 _LITERALS = {
@@ -188,7 +190,7 @@ _LITERALS = {
     for op in pickletools.opcodes
     if op.arg and not op.stack_before and op.stack_after and op.name not in _NO_LITERALS.split()
 }
-Step = Callable[[_Run, Any], None]
+Step = Callable[[_Run, Any], object]
 
 
 def _steps() -> Iterator[tuple[str, Step]]:
@@ -197,7 +199,7 @@ def _steps() -> Iterator[tuple[str, Step]]:
         yield nothing, lambda run, _: None
     yield "POP", lambda run, _: run.stack.pop()
     yield "DUP", lambda run, _: run.stack.append(run.top())
-    yield "POP_MARK", lambda run, _: _nothing(run.marked())
+    yield "POP_MARK", lambda run, _: run.marked()
     for empty in ("EMPTY_LIST", "EMPTY_SET"):
         yield empty, lambda run, _: run.stack.append([])
     yield "EMPTY_TUPLE", lambda run, _: run.stack.append(())
@@ -232,10 +234,6 @@ def _steps() -> Iterator[tuple[str, Step]]:
     yield "PERSID", lambda run, text: run.stack.append(Outside(text))
     yield "BINPERSID", _outside
     yield "NEXT_BUFFER", lambda run, _: run.stack.append(Outside("buffer"))
-
-
-def _nothing(_: object) -> None:
-    pass
 
 
 def _several(run: _Run, count: int) -> tuple[Any, ...]:
@@ -279,10 +277,12 @@ def _build(run: _Run, _: object) -> None:
 
 
 def _gives_methods(state: object) -> bool:
-    """Whether attributes would be set that pickle itself calls later, as `__setstate__`, or unknown ones."""
-    parts = state if isinstance(state, tuple) else (state,)
-    keys = [key for part in parts if isinstance(part, Mapping) for key, _ in part.pairs]
-    return any(not isinstance(key, str) or (key.startswith("__") and key.endswith("__")) for key in keys)
+    """Whether it sets attributes unknown or called by pickle; the second of a pair may set the class."""
+    for number, part in enumerate(state if isinstance(state, tuple) else (state,)):
+        for key, _ in part.pairs if isinstance(part, Mapping) else ():
+            if not isinstance(key, str) or key in _CALLED or (number and key.startswith("__")):
+                return True
+    return False
 
 
 def _outside(run: _Run, _: object) -> None:
