@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import io
 import json
 import pickle
+import tarfile
 import warnings
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from detrigger.files.archive import in_pickle
 from detrigger.files.inspect import inspect_file
 from detrigger.files.machine import UNKNOWN
 from detrigger.files.sniff import sniff
+from detrigger.load import read_tensors
 
 
 def torchscript(path: Path) -> Path:
@@ -69,6 +72,36 @@ def test_formats_are_told_by_their_bytes(tmp_path: Path) -> None:
     assert sniff(tmp_path).name == "directory"
     (tmp_path / "config.json").write_text("{}")
     assert sniff(tmp_path).name == "huggingface"
+
+
+def test_formats_of_others_are_told_with_the_way_to_onnx(tmp_path: Path) -> None:
+    (tmp_path / "m").write_bytes(b"\x1c\0\0\0TFL3" + bytes(20))
+    (tmp_path / "saved").mkdir()
+    (tmp_path / "saved" / "saved_model.pb").touch()
+    archive(tmp_path / "k", {"config.json": b"{}", "model.weights.h5": b""})
+    (tmp_path / "h").write_bytes(b"\x89HDF\r\n\x1a\n")
+    for name, kind in {"m": "tflite", "saved": "saved-model", "k": "keras", "h": "hdf5"}.items():
+        with pytest.raises(ModelError, match="export it to ONNX where you trust it: ") as error:
+            read_tensors(tmp_path / name)
+        assert sniff(tmp_path / name).name == kind and "\n" not in str(error.value)
+
+
+def test_code_in_keras_files_is_told(tmp_path: Path) -> None:
+    layers = b'{"layers": [{"class_name": "Lambda", "config": {}}]}'
+    assert inspect_file(archive(tmp_path / "a", {"config.json": layers, "model.weights.h5": b""})).dangerous
+    assert not inspect_file(
+        archive(tmp_path / "b", {"config.json": b"{}", "model.weights.h5": b""})
+    ).dangerous
+    (tmp_path / "c").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(99) + layers)
+    assert inspect_file(tmp_path / "c").dangerous
+
+
+def test_pickles_in_tar_archives_are_looked_through(tmp_path: Path) -> None:
+    for name, data, code in (("pickle", from_memo(), True), ("pickle", b"N.", False), ("a.txt", b"x", False)):
+        with tarfile.open(tmp_path / "m.tar", "w") as packed:
+            (member := tarfile.TarInfo(name)).size = len(data)
+            packed.addfile(member, io.BytesIO(data))
+        assert inspect_file(tmp_path / "m.tar").dangerous == code
 
 
 def test_a_missing_file_is_an_error(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def test_an_inspection_says_what_would_run() -> None:
     assert "2 tensors (1 float32, 1 int64) with 641 values" in text
     harmless = dataclasses.replace(EVIL, would_run=(), dangerous=False)
     assert printed(harmless).startswith("SAFE TO READ: ")
-    assert printed(dataclasses.replace(harmless, format="unknown")).startswith("NOT A MODEL FILE: ")
+    assert printed(dataclasses.replace(harmless, format="unknown")).startswith("NOT LOOKED INTO: ")
 
 
 def test_tensors_are_listed_when_they_are_asked_for() -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import re
+import tarfile
 import zipfile
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import IO, cast
 
 from detrigger.files.judge import Severity, WouldRun, judged
 from detrigger.files.machine import UNKNOWN, Machine, Unreadable
@@ -21,6 +24,8 @@ _BUDGET = 512 << 20
 """Bytes unpacked of one file in all."""
 _JSON = 16 << 20
 """Bytes read of a JSON member."""
+_TAR_MEMBERS = 10_000
+_TAR_PICKLES = ("pickle", "storages", "tensors", "sys_info")
 _DEPTH = 3
 """Archives within archives."""
 
@@ -40,6 +45,10 @@ class Contents:
     would_run: tuple[WouldRun, ...] = ()
     """Besides what plain tensors need."""
     findings: tuple[Finding, ...] = ()
+
+
+_LAMBDA = Finding("medium", "it has a Lambda layer: Keras would run the code that is in it")
+_LAMBDA_TEXT = re.compile(rb'"class_name": *"(Lambda|__lambda__)"')
 
 
 def in_pickle(data: bytes, *, at_most: int = 1000) -> Contents:
@@ -67,6 +76,31 @@ def in_array(data: bytes, name: str = "") -> Contents:
     told = f"member {name}" if name else "it"
     finding = Finding("high", f"{told} is an array of Python objects, which is a pickle")
     return Contents(inside.would_run, (finding, *inside.findings))
+
+
+def in_tar(file: io.BufferedIOBase) -> Contents:
+    """Of the pickles of a tar archive, as PyTorch wrote them before 0.4; others may hold them too."""
+    machine, found, findings = Machine(), list[WouldRun](), list[Finding]()
+    try:
+        with tarfile.open(fileobj=cast(IO[bytes], file), mode="r:") as archive:
+            for member in itertools.islice(archive, _TAR_MEMBERS):
+                named = member.name in _TAR_PICKLES or member.name.endswith((".pkl", ".pickle"))
+                inside = archive.extractfile(member) if named and member.isfile() else None
+                if inside is None:
+                    continue
+                machine.uses.clear()
+                problem = _read(machine, io.BytesIO(inside.read(LIMIT)), LIMIT, 1)
+                found += judged(machine.uses, member.name)
+                if problem:
+                    findings.append(_unreadable(f"pickle {member.name}", problem))
+    except (tarfile.TarError, OSError, EOFError, ValueError, LookupError) as error:
+        findings.append(Finding("low", f"the archive is damaged ({' '.join(str(error).split())[:100]})"))
+    return Contents(tuple(found), tuple(findings))
+
+
+def in_hdf5(data: bytes) -> Contents:
+    """Of a Keras 2 model: it can hold code, as text in its list of layers."""
+    return Contents((), (_LAMBDA,) if _LAMBDA_TEXT.search(data) else ())
 
 
 def hidden(file: io.BufferedIOBase) -> tuple[WouldRun, ...]:
@@ -184,6 +218,8 @@ class _Looker:
 
         def remember(pairs: list[tuple[str, object]]) -> None:
             keys.extend(key for key, value in pairs if key == "use_pickle" and value)
+            if ("class_name", "Lambda") in pairs or ("class_name", "__lambda__") in pairs:
+                self.findings.append(_LAMBDA)
 
         try:
             json.loads(data, object_pairs_hook=remember)

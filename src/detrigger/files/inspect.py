@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from detrigger.errors import ModelError
 from detrigger.files import safetensors_header
-from detrigger.files.archive import LIMIT, Contents, Finding, hidden, in_archive, in_array, in_pickle
+from detrigger.files.archive import (
+    LIMIT,
+    Contents,
+    Finding,
+    hidden,
+    in_archive,
+    in_array,
+    in_hdf5,
+    in_pickle,
+    in_tar,
+)
 from detrigger.files.checkpoint import describe
 from detrigger.files.judge import WouldRun
 from detrigger.files.sniff import Format, sniff
@@ -28,6 +40,14 @@ _PROGRAMS = {
     "pickle": Finding("low", "pickle.load would do whatever it asks for"),
 }
 """What to know of formats that are more than tensors."""
+
+
+_IN: dict[str, Callable[[io.BufferedIOBase], Contents]] = {
+    "npy": lambda file: in_array(file.read(LIMIT)),
+    "hdf5": lambda file: in_hdf5(file.read(LIMIT)),
+    "tar": in_tar,
+}
+"""How to look into other formats in which there may be code."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +112,7 @@ def contents(path: Path, kind: Format) -> Contents:
             elif kind.name == "pickle":
                 found = in_pickle(file.read(LIMIT))
             else:
-                found = in_array(file.read(LIMIT)) if kind.name == "npy" else Contents()
+                found = _IN[kind.name](file) if kind.name in _IN else Contents()
                 file.seek(0)
                 found = Contents((*found.would_run, *hidden(file)), found.findings)
     except OSError as error:

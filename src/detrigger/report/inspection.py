@@ -13,10 +13,9 @@ from detrigger.files.inspect import Inspection
 from detrigger.files.judge import WouldRun
 from detrigger.report.printable import printable
 
-NO_MODELS = frozenset(
-    {"directory", "huggingface", "saved-model", "unknown", "empty", "image", "packed", "gguf"}
-)
-"""Kinds of files in which nothing is looked for."""
+UNSEEN = {"directory", "huggingface", "saved-model", "hdf5", "tflite", "gguf", "packed"}
+UNSEEN |= {"image", "parquet", "csv", "jsonl", "empty", "unknown"}
+"""Kinds of files of which nothing more is known than their kind."""
 LISTED = 40
 """Sentences of a kind at most."""
 SHOWN = 5
@@ -61,8 +60,8 @@ def _headline(found: Inspection) -> Text:
     if found.dangerous:
         worst = "would do harm" if any(r.severity == "high" for r in found.would_run) else "could run code"
         return Text.assemble(("DANGEROUS", "bold red"), f": opening it with ordinary tools {worst}.")
-    if found.format in NO_MODELS:
-        return Text.assemble(("NOT A MODEL FILE", "bold yellow"), ": nothing in it was looked into.")
+    if found.format in UNSEEN:
+        return Text.assemble(("NOT LOOKED INTO", "bold yellow"), ": only its kind was told.")
     return Text.assemble(("SAFE TO READ", "bold green"), ": nothing harmful in it would run.")
 
 
