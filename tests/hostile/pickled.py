@@ -168,7 +168,7 @@ os.system posix.system nt.system subprocess.Popen subprocess.check_output pty.sp
 socket.socket ctypes.CDLL webbrowser.open importlib.import_module importlib.reload builtins.__import__
 builtins.compile builtins.open builtins.getattr runpy.run_module runpy._run_code
 code.InteractiveInterpreter pdb.run cProfile.run profile.run bdb.Bdb trace.Trace doctest.debug_script
-pydoc.pipepager timeit.timeit asyncio.run operator.attrgetter operator.methodcaller functools.partial
+pydoc.pipepager timeit.timeit asyncio.run operator.attrgetter operator.methodcaller
 functools.reduce itertools.starmap types.FunctionType types.CodeType pickle.loads _pickle.load
 marshal.loads shelve.open zipimport.zipimporter site.main ensurepip.bootstrap logging.config.listen
 multiprocessing.Process threading.Thread tempfile.NamedTemporaryFile linecache.getline

@@ -69,6 +69,11 @@ def test_what_would_be_called_is_shown_with_its_arguments() -> None:
     [
         (name("torch.nn.modules.conv", "Conv2d") + b")\x81.", "low"),
         (name("timm.models.resnet", "ResNet") + b")\x81.", "low"),
+        (name("timm.models._efficientnet_blocks", "SqueezeExcite") + b")\x81.", "low"),
+        (called(name("timm.layers.format", "Format"), text("NCHW")) + STOP, "low"),
+        (called(name("functools", "partial"), name("torch.nn.modules.conv", "Conv2d")) + STOP, "low"),
+        (called(name("functools", "partial"), name("os", "system")) + STOP, "high"),
+        (name("torch.utils.data.dataset", "Subset") + b")\x81.", "medium"),
         (called(name("argparse", "Namespace")) + STOP, "low"),
         (called(name("numpy._core.multiarray", "scalar"), text("x")) + STOP, "low"),
         (name("my.networks", "Net") + b")\x81.", "medium"),

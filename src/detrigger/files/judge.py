@@ -45,6 +45,8 @@ _PASSES_ON = "torch._tensor._rebuild_from_type_v2"
 """Calls its first argument."""
 _RECONSTRUCTOR = ("copyreg._reconstructor", "copy_reg._reconstructor")
 """Makes an object of its first argument."""
+_PARTIAL = "functools.partial"
+"""Keeps its first argument to call it later, which no pickle can make it do without another name."""
 _ENCODE = "_codecs.encode"
 _ENCODINGS = {"latin1", "latin-1", "utf-8", "utf8", "ascii"}
 """Others, as rot13, put names together."""
@@ -73,6 +75,7 @@ _RECORDS = {
     "numpy.dtype",
     "numpy.ndarray",
     *(f"numpy.{name}" for name in ("bool_", "float16", "float32", "float64", "int32", "int64", "uint8")),
+    "timm.layers.format.Format",
     "torch.torch_version.TorchVersion",
     "types.SimpleNamespace",
 }
@@ -80,7 +83,7 @@ _RECORDS = {
 
 _CLASS = re.compile(
     r"(torch\.nn\.(modules|parallel|parameter|quantized)|torch\.optim|timm\.(models|layers|optim|scheduler)|"
-    r"torchvision\.(models|ops))(\.[a-z]\w*)*\.[A-Z]\w*"
+    r"torchvision\.(models|ops))(\._?[a-z]\w*)*\.[A-Z]\w*"
 )
 """Classes of networks, made without arguments and then filled."""
 _FUNCTION = re.compile(
@@ -88,8 +91,6 @@ _FUNCTION = re.compile(
 )
 """Functions on tensors that networks keep as attributes; named, not called."""
 
-_INSTALLED = {"torch", "torchvision", "timm", "numpy"}
-"""Packages of which more is known than that they are foreign."""
 _IDENTIFIER = re.compile(r"[A-Za-z_]\w*")
 _SHOWN = 60
 
@@ -128,6 +129,8 @@ def _spread(use: Use) -> Iterable[Use]:
     if use.how == "call" and name == _PASSES_ON:
         rest = use.arguments[2] if len(use.arguments) > 2 else ()
         return (Use(_named(first), "call", rest if isinstance(rest, tuple) else ()),)
+    if use.how == "call" and name == _PARTIAL:
+        return (Use(_named(first), "import"),)
     if use.how == "call" and name in _RECONSTRUCTOR:
         return (Use(_named(first), "make"),)
     return (use,)
@@ -147,14 +150,14 @@ def _severity(use: Use) -> Severity | None:
         return None if use.how == "import" or encoding in _ENCODINGS else "high"
     if name in _PLAIN or _PLAIN_PATTERN.fullmatch(name):
         return None
-    if use.how == "import" and name in (_PASSES_ON, *_RECONSTRUCTOR):
+    if use.how == "import" and name in (_PASSES_ON, _PARTIAL, *_RECONSTRUCTOR):
         return None
     if name in _RECORDS or (use.how != "call" and _CLASS.fullmatch(name)):
         return "low"
     if use.how == "import" and _FUNCTION.fullmatch(name):
         return "low"
     package = use.name.module.partition(".")[0]
-    foreign = package not in sys.stdlib_module_names | _INSTALLED or package == "__main__"
+    foreign = package not in sys.stdlib_module_names or package == "__main__"
     simple = _IDENTIFIER.fullmatch(use.name.name) and all(
         map(_IDENTIFIER.fullmatch, use.name.module.split("."))
     )
