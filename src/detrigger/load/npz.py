@@ -51,7 +51,7 @@ def _arrays(path: Path) -> dict[str, Array]:
                     f"{path} has no array {' or '.join(missing)}, only {', '.join(archive.files) or 'none'}; "
                     "wanted x (images) and y (labels)"
                 )
-            return {key: archive[key] for key in ("x", "y", "names") if key in archive}
+            arrays = {key: archive[key] for key in ("x", "y", "names") if key in archive}
     except ValueError as error:
         if "allow_pickle" in str(error):
             raise DataError(
@@ -61,6 +61,15 @@ def _arrays(path: Path) -> dict[str, Array]:
         raise _damaged(path, error) from error
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, MemoryError) as error:
         raise _damaged(path, error) from error
+    return _checked(path, arrays)
+
+
+def _checked(path: Path, arrays: dict[str, Any]) -> dict[str, Array]:
+    """A member without the mark of an array comes as bytes."""
+    for key, value in arrays.items():
+        if not isinstance(value, np.ndarray):
+            raise DataError(f"{path}: {key} is no NumPy array; save it again with numpy.savez")
+    return arrays
 
 
 def _damaged(path: Path, error: Exception) -> DataError:
