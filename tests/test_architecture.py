@@ -23,7 +23,7 @@ LEVELS: tuple[frozenset[str], ...] = tuple(
         "model images trigger",
         "measure schedule outliers fast memory load save",
         "heats delta",
-        "invert identify repair",
+        "invert identify repair certify",
         "neural_cleanse pairs",
         "evidence",
         "detect budgets portfolio",

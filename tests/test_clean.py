@@ -96,7 +96,7 @@ def test_one_of_several_good_candidates_is_taken(monkeypatch: pytest.MonkeyPatch
 
 
 def test_the_best_of_the_accepted_candidates_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    good, harmful = METHODS["prune"].candidates, METHODS["unlearn-long"].candidates
+    good, harmful = METHODS["prune"].candidates, METHODS["unlearn-distilled"].candidates
     both = Method("", "", lambda m: (*harmful(m), *good(m)))
     monkeypatch.setitem(METHODS, "both", both)
     real = portfolio.judge

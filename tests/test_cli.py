@@ -373,6 +373,18 @@ def test_identify_compares_the_found_trigger_with_the_true_one(
     assert json.loads(call(capsys, [*words, "--format", "json", "--target", "0"]).out)["success_known"] < 0.1
 
 
+def test_certify_proves_predictions_of_a_wrapper(files: Files, capsys: Capture) -> None:
+    words = ["certify", *files.on(), "--patch-size", "2", "--masks", "2", "--per-class", "2"]
+    said = call(capsys, words)
+    assert (said.code, said.err) == (0, "") and said.out.startswith("CERTIFIED: ")
+    assert "a wrapper, not a repair" in said.out and "4 masks of 7×7 pixels" in said.out
+    result = json.loads(call(capsys, [*words, "--format", "json"]).out)
+    assert (result["images"], result["masks"], result["mask_size"]) == (12, 4, [7, 7])
+    assert 0 <= result["certified"] <= result["defended_accuracy"] <= 1 and result["accuracy"] == 1
+    refusal = call(capsys, ["certify", *files.on(), "--patch-size", "13"])
+    assert refusal.code == 4 and "--patch-size is 13, wanted 1 to 12" in refusal.err
+
+
 def test_inspect_tells_safe_from_dangerous_by_its_exit_code(
     files: Files, tmp_path: Path, capsys: Capture
 ) -> None:

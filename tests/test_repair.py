@@ -20,6 +20,7 @@ from detrigger.images import Images, split
 from detrigger.measure import accuracy, success
 from detrigger.model import Classifier, layers, linear_head, recorded
 from detrigger.repair import Repaired
+from detrigger.repair.distil import DistilConfig, distil, divergence, stamped_rows
 from detrigger.repair.guard import GuardConfig, Judgement, Known, judge, parts
 from detrigger.repair.methods import AUTO, METHODS
 from detrigger.repair.prune import PruneConfig, gaps, prune
@@ -221,6 +222,49 @@ def test_unlearning_trains_on_the_shares_asked_for_with_right_labels() -> None:
         labels = [stamped[image.numpy().tobytes()] for image in part]
         assert target not in labels
     assert y[72:90].tolist() != [2] * 18 and 2 not in y[72:90] and 4 not in y[90:]
+
+
+def test_unlearning_with_a_teacher_removes_two_backdoors_at_once() -> None:
+    truth = planted(targets=(2, 4))
+    config = DistilConfig(epochs=4)
+    result = distil(truth.model, truth.images, truth.triggers, (2, 4), config, seed=0)
+    assert result.label.startswith("unlearn-distilled 25% stamped, epochs") and len(result.curve) == 5
+    for trigger, target in zip(truth.triggers, (2, 4), strict=True):
+        assert success(result.model, truth.images, trigger, target) == 0
+    assert accuracy(result.model, truth.images) == 1
+
+
+def test_the_teacher_holds_the_answers_on_clean_images() -> None:
+    truth = planted()
+
+    def moved(weight: float) -> float:
+        config = DistilConfig(epochs=3, distillation=weight, learning_rate=0.002)
+        result = distil(truth.model, truth.images, truth.triggers, (2,), config, seed=0)
+        x = truth.images.x
+        return (result.model(x).softmax(1) - truth.model(x).softmax(1)).abs().mean().item()
+
+    assert moved(5.0) < moved(0.0)
+
+
+def test_the_divergence_is_that_of_the_softened_answers() -> None:
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = (torch.randn(7, 4, generator=generator) for _ in range(2))
+    p, q = (np.exp(z / 3) / np.exp(z / 3).sum(1, keepdims=True) for z in (teacher.numpy(), student.numpy()))
+    expected = 9 * (p * np.log(p / q)).sum(1).mean()
+    assert divergence(student, teacher, 3.0).item() == pytest.approx(expected, rel=1e-4)
+    assert divergence(teacher, teacher, 3.0).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_stamped_rows_bear_right_labels_and_none_is_of_the_target() -> None:
+    truth = planted(targets=(2, 4))
+    y = truth.images.y
+    generator = torch.Generator().manual_seed(0)
+    rows, labels = stamped_rows(truth.images.x, y, truth.triggers, (2, 4), 0.25, generator)
+    assert len(rows) == len(labels) == 36 and 2 not in labels[:18] and 4 not in labels[18:]
+    for i, part in enumerate((slice(18), slice(18, 36))):
+        stamped = truth.triggers[i](truth.images.x)[0].flatten(1)
+        source = torch.cdist(rows[part].flatten(1), stamped).argmin(1)
+        assert torch.equal(rows[part].flatten(1), stamped[source]) and torch.equal(labels[part], y[source])
 
 
 def test_so_few_images_that_none_is_trained_on_leave_the_weights_alone() -> None:

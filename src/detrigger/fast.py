@@ -50,7 +50,7 @@ def folded(model: Classifier) -> Classifier:
     Which feeds which is seen in one pass; the result is compared with the original on random images, and
     the original is returned if they differ (a network that shares layers, say).
     """
-    pairs = _pairs(model)
+    pairs = convolutions_with_norms(model)
     if not pairs:
         return model
     net = copy.deepcopy(model.net)
@@ -65,7 +65,7 @@ def folded(model: Classifier) -> Classifier:
     return quick if torch.allclose(expected, got, rtol=1e-3, atol=1e-3) else model
 
 
-def _pairs(model: Classifier) -> list[tuple[str, str]]:
+def convolutions_with_norms(model: Classifier) -> list[tuple[str, str]]:
     """Names of convolutions and of the BatchNorms that take their output, as one pass shows."""
     made_by: dict[int, str] = {}
     alive: list[Any] = []  # so that no id is given out twice during the pass

@@ -25,6 +25,7 @@ COMMANDS = {
     "merge": "Put together what the jobs of scan --shard found out.",
     "repair": "Scan, repair under a guard, rescan, and write the repaired model.",
     "identify": "Compare a found trigger with a known one.",
+    "certify": "Say for how many images no patch up to a size changes the answer of a wrapped model.",
     "inspect": "Say what a file is and what it would run, without running it.",
     "baseline": "Accept the findings of reports for a while, so that they do not fail a pipeline.",
     "attack": "Train a model from a recipe, with a backdoor or without, for experiments.",

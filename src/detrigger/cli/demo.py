@@ -26,7 +26,7 @@ from detrigger.save import save_classifier
 from detrigger.scan import Scan, ScanConfig, scan
 from detrigger.trigger import Trigger
 
-REPAIRS = ("prune", "refit", "unlearn", "unlearn-long")
+REPAIRS = ("prune", "refit", "unlearn", "unlearn-distilled")
 
 
 def demo(*, out: Path = Path("detrigger-demo"), seed: int = 0) -> int:

@@ -8,7 +8,11 @@ from dataclasses import dataclass
 from detrigger.images import Images
 from detrigger.model import Classifier, layers, linear_head
 from detrigger.repair import Repaired
+from detrigger.repair.anp import AnpConfig, anp
+from detrigger.repair.clp import ClpConfig, clp, convolution_norm_pairs
+from detrigger.repair.distil import DistilConfig, distil
 from detrigger.repair.fine_prune import FinePruneConfig, fine_prune
+from detrigger.repair.fst import FstConfig, fst
 from detrigger.repair.ibau import IbauConfig, ibau
 from detrigger.repair.prune import PruneConfig, prune
 from detrigger.repair.refit import RefitConfig, refit
@@ -42,9 +46,6 @@ def _trained(verb: Callable[..., Repaired], config: object) -> Candidate:
     )
 
 
-PAPER_UNLEARNING = UnlearnConfig()
-LONG_UNLEARNING = UnlearnConfig(epochs=10, clean_share=1.0, stamped_share=0.25)
-
 METHODS: dict[str, Method] = {
     "prune": Method(
         "silence the neurons before the last layer that the trigger raises most",
@@ -64,28 +65,49 @@ METHODS: dict[str, Method] = {
     "unlearn": Method(
         "one epoch on 20 % clean and 20 % stamped images with their right labels",
         "Menisov 2022; Wang et al. 2019",
-        lambda model: (_trained(unlearn, PAPER_UNLEARNING),),
+        lambda model: (_trained(unlearn, UnlearnConfig()),),
     ),
-    "unlearn-long": Method(
-        "ten epochs on all clean and 25 % stamped images with their right labels",
-        "Wang et al. 2019",
-        lambda model: (_trained(unlearn, LONG_UNLEARNING),),
+    "unlearn-distilled": Method(
+        "twenty epochs; stamped images get their right labels, clean ones the original as their teacher",
+        "Wang et al. 2019; Hinton et al. 2015",
+        lambda model: (_trained(distil, DistilConfig()),),
+    ),
+    "clp": Method(
+        "silence channels that amplify far more than others of their layer; needs neither trigger nor data",
+        "Zheng et al. 2022",
+        lambda model: (_solved(clp, ClpConfig()),) if convolution_norm_pairs(model) else (),
+        trigger_free=True,
     ),
     "fine-prune": Method(
         "silence the neurons that clean images leave dormant, then fine-tune the rest; needs no trigger",
         "Liu et al. 2018",
         lambda model: (_trained(fine_prune, FinePruneConfig()),),
+        trigger_free=True,
     ),
-    "i-bau": Method(
-        "unlearn the worst change that one pattern does to all images; needs no trigger",
-        "Zeng et al. 2022",
-        lambda model: (_trained(ibau, IbauConfig()),),
+    "fst": Method(
+        "start the last layer anew and push it away from what it was; needs no trigger",
+        "Min et al. 2023",
+        lambda model: (_trained(fst, FstConfig()),) if linear_head(model) else (),
+        trigger_free=True,
     ),
     "ft-sam": Method(
         "fine-tune to weights around which the loss is flat; needs no trigger",
         "Zhu et al. 2023",
         lambda model: (_trained(sam, SamConfig()),),
+        trigger_free=True,
+    ),
+    "anp": Method(
+        "silence neurons that small changes of the weights turn against clean images; needs no trigger",
+        "Wu and Wang 2021",
+        lambda model: (_trained(anp, AnpConfig()),),
+        trigger_free=True,
+    ),
+    "i-bau": Method(
+        "unlearn the worst change that one pattern does to all images; needs no trigger",
+        "Zeng et al. 2022",
+        lambda model: (_trained(ibau, IbauConfig()),),
+        trigger_free=True,
     ),
 }
-AUTO = ("refit", "prune", "unlearn", "unlearn-long", "prune-layers")
+AUTO = ("refit", "prune", "unlearn", "unlearn-distilled", "prune-layers")
 """What `--method auto` tries, in this order, until candidates of one pass the guard."""

@@ -25,6 +25,10 @@ ENOUGH = 30
 """Images that this share must have; with fewer, all images are trained on and chosen by."""
 
 
+LONGEST = 3.0
+"""Norm at which gradients are cut off: networks without normalising layers do not survive longer ones."""
+
+
 @runtime_checkable
 class Schedule(Protocol):
     """Of a descent; the configs of repairs that train have these fields."""
@@ -86,6 +90,7 @@ def descended(
         for chosen in shuffled(count, schedule.batch, generator):
             sgd.zero_grad()
             gradients(chosen)
+            nn.utils.clip_grad_norm_(net.parameters(), LONGEST)
             sgd.step()
             cosine.step()
             after()

@@ -10,6 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from detrigger.certify import Certification
 from detrigger.identify import Match
 from detrigger.report import words
 from detrigger.report.alerts import acceptance
@@ -55,6 +56,32 @@ def summary(report: Document, *, folder: Path | str | None = None) -> Group:
     if step := _next(report, folder):
         parts += [Text(""), Text(step, overflow="fold")]
     return Group(*parts)
+
+
+def certification(result: Certification) -> Group:
+    """What double masking proves, what it costs, and what it is not."""
+    size = f"{result.patch_size}×{result.patch_size}"
+    verdict = (
+        f"CERTIFIED: {words.percent(result.certified)} of {result.images} images are given their right class "
+        f"whatever patch of up to {size} pixels is put on them, wherever, if the model is asked through "
+        "double masking."
+    )
+    table = _table("Clean accuracy", "")
+    table.add_row("The model by itself", words.percent(result.accuracy))
+    table.add_row("Through double masking", words.percent(result.defended_accuracy))
+    table.add_row("Certified", words.percent(result.certified))
+    tall, wide = result.mask_size
+    k = result.masks
+    cost = (
+        f"{k} masks of {tall}×{wide} pixels: {k} forward passes for a prediction on which all agree, "
+        f"{k} more for each that does not. Here {result.passes:,} images went through the model in all."
+    )
+    note = (
+        "This is a wrapper, not a repair: the model is unchanged and by itself protects nobody. Triggers "
+        "that are not a patch of this size (blended, warped, coloured) are not covered."
+    )
+    style = "bold green" if result.certified >= 0.5 else "bold yellow"
+    return Group(_coloured(verdict, style), Text(""), table, Text(""), Text(cost), Text(note))
 
 
 def match_table(match: Match, classes: tuple[str, ...]) -> Group:

@@ -1,0 +1,118 @@
+"""Unlearning with distillation: stamped images get their right labels, and clean images keep the original's
+answers.
+
+Wang et al. 2019, section VI-C (stamped images with right labels), with the original as the teacher on clean
+images (Hinton, Vinyals and Dean 2015, "Distilling the Knowledge in a Neural Network", section 2), because
+fine-tuning on few images alone forgets classes, the target class first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, kl_div, log_softmax
+
+from detrigger import measure
+from detrigger.images import Images
+from detrigger.model import Classifier, forward
+from detrigger.repair import Repaired
+from detrigger.repair.tuning import best_of, descended, parted, trainable
+from detrigger.trigger import Trigger
+
+
+@dataclass(frozen=True)
+class DistilConfig:
+    """How much is stamped, how strongly the original holds, and how long."""
+
+    stamped_share: float = 0.25
+    """Stamped images for each clean one in a batch, all triggers together; above 0."""
+    distillation: float = 2.0
+    """Weight of the divergence from the original's answers on clean images; 0 is plain unlearning."""
+    temperature: float = 2.0
+    """Of both answers in the divergence; above 0."""
+    epochs: int = 20
+    """Over the images; 1 or more."""
+    learning_rate: float = 0.01
+    """First rate of SGD with momentum 0.9; it falls to zero as a cosine."""
+    batch: int = 32
+    """Clean images per step."""
+    accuracy_drop: float = 0.05
+    """Stops that lost more clean accuracy than this are passed over; 0 to 1."""
+
+
+def distil(
+    model: Classifier,
+    images: Images,
+    triggers: Sequence[Trigger],
+    targets: tuple[int, ...],
+    config: DistilConfig,
+    *,
+    seed: int,
+) -> Repaired:
+    """Unlearn all triggers at once in a copy, BatchNorm in training mode. `triggers` are stacks of one."""
+    fit, select = parted(images, seed=seed)
+    return best_of(
+        model,
+        select,
+        triggers,
+        targets,
+        _tuned(model, fit, triggers, targets, config, torch.Generator().manual_seed(seed)),
+        count=config.epochs,
+        accuracy_drop=config.accuracy_drop,
+        label=f"unlearn-distilled {config.stamped_share:.0%} stamped, epochs",
+    )
+
+
+def _tuned(
+    model: Classifier,
+    fit: Images,
+    triggers: Sequence[Trigger],
+    targets: tuple[int, ...],
+    config: DistilConfig,
+    generator: torch.Generator,
+) -> Iterator[nn.Module]:
+    """The network after each epoch."""
+    net = trainable(model)
+    with torch.no_grad():
+        teacher = torch.cat([model(part) for part in measure.batches(fit.x)])
+
+    def gradients(chosen: Tensor) -> None:
+        x, y = fit.x[chosen], fit.y[chosen]
+        stamped, labels = stamped_rows(x, y, triggers, targets, config.stamped_share, generator)
+        logits = forward(model, net, torch.cat([x, stamped]))
+        told = divergence(logits[: len(x)], teacher[chosen], config.temperature)
+        (cross_entropy(logits, torch.cat([y, labels])) + config.distillation * told).backward()
+
+    return descended(net, len(fit), gradients, config, generator)
+
+
+def stamped_rows(
+    x: Float[Tensor, "n c h w"],
+    y: Int[Tensor, " n"],
+    triggers: Sequence[Trigger],
+    targets: tuple[int, ...],
+    share: float,
+    generator: torch.Generator,
+) -> tuple[Float[Tensor, "m c h w"], Int[Tensor, " m"]]:
+    """Some images, drawn anew for each trigger and not of its target, stamped, with their right labels."""
+    stamped, labels = [x[:0]], [y[:0]]
+    for i, target in enumerate(targets):
+        others = (y != target).nonzero()[:, 0]
+        count = max(1, round(share * len(x) / len(targets)))
+        chosen = others[torch.randperm(len(others), generator=generator)[:count]]
+        stamped.append(triggers[i](x[chosen])[0])
+        labels.append(y[chosen])
+    return torch.cat(stamped), torch.cat(labels)
+
+
+def divergence(
+    student: Float[Tensor, "n k"], teacher: Float[Tensor, "n k"], temperature: float
+) -> Float[Tensor, ""]:
+    """Mean Kullback-Leibler divergence of the softened answers, teacher to student, times temperature squared
+    (Hinton et al. 2015: so that its gradients keep their size)."""
+    soft, wanted = (log_softmax(logits / temperature, 1) for logits in (student, teacher))
+    return temperature**2 * kl_div(soft, wanted, reduction="batchmean", log_target=True)
