@@ -90,7 +90,9 @@ def test_the_attempt_that_was_taken_is_told_with_its_judgement(monkeypatch: pyte
 
 def test_one_of_several_good_candidates_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     told(monkeypatch, "clean")
-    result = repaired(CleanConfig(method="prune-layers"))
+    three = Method("", "", lambda model: METHODS["prune"].candidates(model) * 3)
+    monkeypatch.setitem(METHODS, "three", three)
+    result = repaired(CleanConfig(method="three"))
     assert len(result.attempts) == 3 and sum(a.chosen for a in result.attempts) == 1
     assert result.repaired
 

@@ -89,6 +89,30 @@ def test_many_neurons_go_several_at_once() -> None:
     assert [p.share for p in pruned.curve] == pytest.approx([0, 3 / 7, 6 / 7])
 
 
+GREEDY = PruneConfig(layer="all", accuracy_drop=0.02, rollback=True, share=1.0, stops=100)
+
+
+def test_of_all_layers_together_the_planted_neuron_goes_first() -> None:
+    truth = planted()
+    result = prune(truth.model, truth.images, truth.triggers, (2,), GREEDY)
+    assert result.label == "prune all layers, 1 of 16 neurons"
+    assert [(p.accuracy, p.success) for p in result.curve] == [(1, 1), (1, 0)]
+
+
+def test_neurons_that_accuracy_needs_are_put_back_exactly() -> None:
+    truth = leaning()  # the target class is told by the backdoor's neuron alone
+    result = prune(truth.model, truth.images, truth.triggers, (2,), GREEDY)
+    assert result.label == "prune all layers, 3 of 16 neurons"
+    assert [p.accuracy for p in result.curve] == [1] * 4 and accuracy(result.model, truth.images) == 1
+    before, after = weights(truth.model), weights(result.model)
+    silent = 0
+    for name, was in before.items():
+        rows = (after[name] != was).flatten(1).any(1) if was.ndim > 1 else after[name] != was
+        assert bool((after[name][rows] == 0).all())
+        silent += int(rows.sum()) * (name in ("norm.bias", "conv2.weight"))
+    assert silent <= 3 and torch.equal(after["fc.weight"], before["fc.weight"])
+
+
 def test_a_trigger_that_does_not_work_prunes_nothing() -> None:
     truth = planted(targets=())
     mark = planted().triggers[0]
@@ -154,8 +178,9 @@ def test_a_norm_without_weights_is_no_layer_to_prune_and_its_convolution_is() ->
     model = Classifier(nn.Sequential(front, norm, *rest), truth.model.classes, truth.model.image_shape)
     assert layers(model) == ("0", "3", "7:in")
     assert layers(planted().model) == ("norm", "conv2", PENULTIMATE)
-    for candidate in METHODS["prune-layers"].candidates(model):
-        assert candidate(model, truth.images, truth.triggers, (2,), 0).curve[0].success == 1
+    for layer in layers(model):
+        config = PruneConfig(layer=layer)
+        assert prune(model, truth.images, truth.triggers, (2,), config).curve[0].success == 1
 
 
 @pytest.mark.parametrize("layer", ["relu1", "norm:in", "pool", "nowhere"])
@@ -391,7 +416,7 @@ def test_every_method_makes_candidates_and_leaves_the_original_alone() -> None:
         if name not in AUTO:
             continue  # those that need no trigger have their own file of tests
         candidates = method.candidates(truth.model)
-        assert len(candidates) == (len(layers(truth.model)) if name == "prune-layers" else 1)
+        assert len(candidates) == 1
         for candidate in candidates:
             result = candidate(truth.model, truth.images, truth.triggers, (2,), 0)
             assert isinstance(result, Repaired) and result.label.startswith(name.split("-")[0])

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from detrigger.images import Images
-from detrigger.model import Classifier, layers, linear_head
+from detrigger.model import Classifier, linear_head
 from detrigger.repair import Repaired
 from detrigger.repair.anp import AnpConfig, anp
 from detrigger.repair.clp import ClpConfig, clp, convolution_norm_pairs
@@ -14,7 +14,7 @@ from detrigger.repair.distil import DistilConfig, distil
 from detrigger.repair.fine_prune import FinePruneConfig, fine_prune
 from detrigger.repair.fst import FstConfig, fst
 from detrigger.repair.ibau import IbauConfig, ibau
-from detrigger.repair.prune import PruneConfig, prune
+from detrigger.repair.prune import EVERY, PruneConfig, prune
 from detrigger.repair.refit import RefitConfig, refit
 from detrigger.repair.sam import SamConfig, sam
 from detrigger.repair.unlearn import UnlearnConfig, unlearn
@@ -46,16 +46,18 @@ def _trained(verb: Callable[..., Repaired], config: object) -> Candidate:
     )
 
 
+GREEDY = PruneConfig(layer=EVERY, accuracy_drop=0.02, share=0.5, rollback=True)
+
 METHODS: dict[str, Method] = {
     "prune": Method(
         "silence the neurons before the last layer that the trigger raises most",
         "Menisov 2022; Wang et al. 2019",
         lambda model: (_solved(prune, PruneConfig()),),
     ),
-    "prune-layers": Method(
-        "the same at every layer that has neurons; the guard chooses the layer",
+    "prune-greedy": Method(
+        "the same at all layers together; neurons that clean accuracy needs are put back",
         "Menisov 2022",
-        lambda model: tuple(_solved(prune, PruneConfig(layer=layer)) for layer in reversed(layers(model))),
+        lambda model: (_solved(prune, GREEDY),),
     ),
     "refit": Method(
         "silence some of those neurons and solve the last layer anew, so that stamped images count as clean",
@@ -109,5 +111,5 @@ METHODS: dict[str, Method] = {
         trigger_free=True,
     ),
 }
-AUTO = ("refit", "prune", "unlearn", "unlearn-distilled", "prune-layers")
+AUTO = ("refit", "prune", "unlearn", "unlearn-distilled", "prune-greedy")
 """What `--method auto` tries, in this order, until candidates of one pass the guard."""

@@ -6,6 +6,8 @@ pruned model has the same tensors with some rows or columns zero.
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,9 +16,9 @@ from torch import Tensor
 
 from detrigger import measure
 from detrigger.images import Images
-from detrigger.model import Classifier, penultimate
+from detrigger.model import Classifier, layers, penultimate
 from detrigger.repair import Repaired, point
-from detrigger.repair.silencing import silenced
+from detrigger.repair.silencing import silence
 from detrigger.trigger import Trigger
 
 
@@ -25,15 +27,25 @@ class PruneConfig:
     """Where and how far to prune."""
 
     layer: str = ""
-    """Layer whose neurons are ranked; empty: the penultimate (its name ends in `:in`)."""
+    """Layer whose neurons are ranked; empty: the penultimate (its name ends in `:in`); `all`: those of every
+    layer together, each gap relative to the root mean square gap of its layer."""
     success: float = 0.02
     """Stop when every synthesised trigger's success on the fitting images is below this; 0 to 1."""
     share: float = 0.9
-    """Of the layer's neurons that may be pruned at most; 0 to 1."""
+    """Of the neurons that may be pruned at most; 0 to 1."""
     stops: int = 50
     """Measurements on the way at most; with more neurons than this, several go at once."""
     accuracy_drop: float = 0.2
     """Stop when more clean accuracy than this is lost, as a share of the fitting images; 0 to 1."""
+    rollback: bool = False
+    """Do not stop there, but put the neurons back, exactly, and go on with the next."""
+
+
+EVERY = "all"
+"""Layer that stands for all of them."""
+
+Neurons = tuple[tuple[str, int], ...]
+"""Layers and positions in them."""
 
 
 def prune(
@@ -47,21 +59,46 @@ def prune(
 
     `triggers` are stacks of one, one per target. Raises UsageError for a layer that cannot be pruned.
     """
-    layer = config.layer or penultimate(model)
-    ranked = gaps(model, images, triggers, targets, layer).argsort(descending=True)
-    silent = 0
+    ranked = _ranked(model, images, triggers, targets, config)
     curve = [point(model, images, triggers, targets, 0.0)]
+    least = curve[0].accuracy - config.accuracy_drop
     at_once = max(1, -(-len(ranked) // config.stops))
-    candidate = model
-    while (
-        curve[-1].success >= config.success
-        and curve[-1].accuracy >= curve[0].accuracy - config.accuracy_drop
-        and silent + at_once <= config.share * len(ranked)
-    ):
-        silent += at_once
-        candidate = silenced(model, layer, ranked[:silent])
-        curve.append(point(candidate, images, triggers, targets, silent / len(ranked)))
-    return Repaired(candidate, f"prune {layer}, {silent} of {len(ranked)} neurons", tuple(curve))
+    candidate, silent = model, Neurons()
+    for start in range(0, int(config.share * len(ranked)) - at_once + 1, at_once):
+        if not curve[-1].success >= config.success or curve[-1].accuracy < least:  # NaN stops, too
+            break
+        tried = (*silent, *ranked[start : start + at_once])
+        changed = _without(model, tried)
+        now = point(changed, images, triggers, targets, len(tried) / len(ranked))
+        if now.accuracy >= least or not config.rollback:
+            candidate, silent = changed, tried
+            curve.append(now)
+    where = config.layer or penultimate(model)
+    label = f"prune {where}, {len(silent)} of {len(ranked)} neurons"
+    return Repaired(candidate, label.replace("prune all,", "prune all layers,"), tuple(curve))
+
+
+def _ranked(
+    model: Classifier,
+    images: Images,
+    triggers: Sequence[Trigger],
+    targets: tuple[int, ...],
+    config: PruneConfig,
+) -> Neurons:
+    """Neurons by falling gap."""
+    names = layers(model) if config.layer == EVERY else (config.layer or penultimate(model),)
+    scores = [gaps(model, images, triggers, targets, name) for name in names]
+    everything = [(name, i) for name, score in zip(names, scores, strict=True) for i in range(len(score))]
+    relative = torch.cat([score / (score.square().mean().sqrt() + 1e-12) for score in scores])
+    return tuple(everything[i] for i in relative.argsort(descending=True).tolist())
+
+
+def _without(model: Classifier, neurons: Neurons) -> Classifier:
+    """The model with these neurons silenced."""
+    net = copy.deepcopy(model.net)
+    for name in dict.fromkeys(name for name, _ in neurons):
+        silence(net, name, torch.tensor([i for layer, i in neurons if layer == name]))
+    return dataclasses.replace(model, net=net)
 
 
 def gaps(

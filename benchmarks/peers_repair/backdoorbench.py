@@ -1,0 +1,124 @@
+"""I-BAU and FT-SAM of BackdoorBench, at the settings of its config/defense/*/cifar10.yaml, on a bare network.
+
+Their `mitigation()` runs as it is; what it loads is ours: the network, the clean images (all of them, not
+augmented, since the attacks were not trained with augmentation) and, for its own test passes, nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import importlib
+import io
+import logging
+import os
+import sys
+import tempfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+import yaml
+from torch.utils.data import Dataset
+
+CLASSES = {"i-bau": "i_bau", "ft-sam": "dsam"}
+
+
+class Rows(Dataset):
+    """Images with the five fields that their loaders give; it is also what they wrap one in."""
+
+    def __init__(self, x, y):
+        self.x, self.y, self.wrapped_dataset = x, y, self
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitem__(self, i):
+        return self.x[i], int(self.y[i]), i, 0, int(self.y[i])
+
+    def subset(self, _positions):
+        pass
+
+
+def peer(checkout: str, method: str):
+    """A function of a network, images, labels and the number of classes that returns the repaired network."""
+    sys.path.insert(0, checkout)
+    sys.modules.setdefault("wandb", SimpleNamespace())
+    module = importlib.import_module(f"defense.{method}")
+    settings = yaml.safe_load((Path(checkout) / f"config/defense/{method}/cifar10.yaml").read_text())
+
+    def repair(net, x, y, classes):
+        kept = {}
+        rows = Rows(x, y)
+        replaced = {
+            "generate_cls_model": lambda *_: copy.deepcopy(net).requires_grad_(True),
+            "get_transform": lambda *_, **__: None,
+            "get_dataset_normalization": lambda *_: torch.nn.Identity(),
+            "prepro_cls_DatasetBD_v2": lambda data: data,
+            "choose_index": lambda *_: list(range(len(rows))),
+            "choose_by_class": lambda *_: list(range(len(rows))),
+            "save_defense_result": lambda **given: kept.update(given["model"]),
+        }
+        for name, value in replaced.items():
+            setattr(module, name, value)
+        defence = object.__new__(getattr(module, CLASSES[method]))
+        channels, height, width = x.shape[1:]
+        more = {
+            "device": "cpu",
+            "num_workers": 0,
+            "pin_memory": False,
+            "dataset": "none",
+            "num_classes": classes,
+            "input_height": height,
+            "input_width": width,
+            "input_channel": channels,
+            "log": "",
+            "save_path": "",
+            "print_freq": 10**9,
+            "adaptive": True,
+            "checkpoint_path": None,
+        }
+        defence.args = module.args = SimpleNamespace(**settings | more)
+        defence.device = "cpu"
+        defence.result = {
+            "model": net.state_dict(),
+            "clean_train": rows,
+            "clean_test": Rows(x[:1], y[:1]),
+            "bd_test": Rows(x[:1], y[:1]),
+        }
+        defence.set_trainer = lambda *_: None
+        defence.set_devices = lambda *_: None
+        defence.eval_step = lambda *_: (0.0,) * 6
+        logging.disable(logging.CRITICAL)
+        with cpu(), scratch(), contextlib.redirect_stdout(io.StringIO()):
+            defence.mitigation()
+        repaired = copy.deepcopy(net)
+        repaired.load_state_dict(kept)
+        return repaired
+
+    return repair
+
+
+@contextlib.contextmanager
+def cpu():
+    """Their code asks for CUDA by name in one place."""
+    zeros_like = torch.zeros_like
+    torch.zeros_like = lambda *given, **options: zeros_like(
+        *given, **{name: value for name, value in options.items() if name != "device"}
+    )
+    try:
+        yield
+    finally:
+        torch.zeros_like = zeros_like
+
+
+@contextlib.contextmanager
+def scratch():
+    """In a new working folder, as logs are written there; gone afterwards."""
+    before = os.getcwd()
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        try:
+            yield
+        finally:
+            os.chdir(before)
