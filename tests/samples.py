@@ -125,7 +125,8 @@ def judgement(*, accepted: bool) -> Judgement:
         success_after=(0.012, 0.003),
         success_upper95=(0.026, 0.013),
         loss_upper95=0.015 if accepted else 0.11,
-        spent=0.34 if accepted else 3.55,
+        stronger_after=(0.02, 0.004),
+        robust_after=(0.97, 0.98),
     )
 
 

@@ -15,11 +15,13 @@ import torch
 from planted import planted
 
 import detrigger.bench
+from detrigger import measure
 from detrigger.bench import sealed as sealing
 from detrigger.bench import summary as summaries
 from detrigger.bench import truth
 from detrigger.bench.figures import area_under_curve
 from detrigger.bench.page import Shown, page
+from detrigger.bench.relearn import RelearnConfig, relearned
 from detrigger.bench.sealed import Sealed, read_card, verdict
 from detrigger.bench.summary import Figures, summarise
 from detrigger.bench.truth import Row
@@ -83,14 +85,14 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def done(zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Row], summaries.Summary]:
     out = tmp_path_factory.mktemp("out")
-    rows, summary = bench_zoo(zoo, out, ZooConfig(repair=True), CONFIG, run=map)
+    rows, summary = bench_zoo(zoo, out, ZooConfig(repair=True, relearn=True), CONFIG, run=map)
     return out, rows, summary
 
 
 def test_nothing_but_files_and_options_reaches_the_scanner() -> None:
     assert list(inspect.signature(verdict).parameters) == ["sealed"]
-    allowed = {"weights", "architecture", "data", "card", "arguments", "config", "repair", "seed"}
-    assert {f.name for f in dataclasses.fields(Sealed)} == allowed
+    allowed = "weights architecture arguments data per_class card config repair seed"
+    assert {f.name for f in dataclasses.fields(Sealed)} == set(allowed.split())
     assert get_type_hints(Sealed)["weights"] is Path
     lines = inspect.getsource(sealing)
     assert not any(word in lines for word in ("bench.truth", "bench.make", "zoo.json", "detrigger.attack"))
@@ -148,6 +150,7 @@ def test_repair_is_measured_with_the_planted_trigger_on_other_images(
     assert repair.robust_before == pytest.approx((given == y[y != 2]).float().mean().item())
     assert repair.success_after < 0.1 < repair.success_before
     assert repair.robust_after > repair.robust_before
+    assert 0 <= repair.relearned_after <= 1 and repair.relearned_before > 0.5 and repair.cpu_seconds > 0
     assert (out / "cards" / "two" / "repaired.safetensors").exists()
     assert summary.repairs is not None
     assert summary.repairs.repaired == sum(row.repair is not None for row in rows)
@@ -285,3 +288,16 @@ def test_the_page_shows_charts_and_escapes_names() -> None:
     assert "<b>zoo" not in html
     assert html.count("<circle") == sum(b.count > 0 for b in summarise(ROWS).reliability)
     assert html.count('<line class="accuracy"') == 2 * len(summarise(ROWS).roc) - 1
+
+
+def test_a_model_takes_a_backdoor_up_from_a_handful_of_poisoned_images_and_is_itself_left_alone() -> None:
+    made = planted(targets=())
+    trigger = planted().triggers[0]
+    before = {name: value.clone() for name, value in made.model.net.state_dict().items()}
+    victims = made.images.x[made.images.y != 2][::10]
+    labels = torch.full((len(victims),), 2)
+    config = RelearnConfig(epochs=40, learning_rate=0.005)
+    taught = relearned(made.model, made.images, trigger(victims)[0], labels, config, seed=0)
+    assert measure.success(made.model, made.images, trigger, 2) == 0
+    assert measure.success(taught, made.images, trigger, 2) > 0.5
+    assert all(torch.equal(value, before[n]) for n, value in made.model.net.state_dict().items())

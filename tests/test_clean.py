@@ -92,6 +92,7 @@ def test_one_of_several_good_candidates_is_taken(monkeypatch: pytest.MonkeyPatch
     told(monkeypatch, "clean")
     three = Method("", "", lambda model: METHODS["prune"].candidates(model) * 3)
     monkeypatch.setitem(METHODS, "three", three)
+    monkeypatch.setattr(portfolio, "ROBUST", -1.0)  # none is good enough to stop at
     result = repaired(CleanConfig(method="three"))
     assert len(result.attempts) == 3 and sum(a.chosen for a in result.attempts) == 1
     assert result.repaired
@@ -99,7 +100,7 @@ def test_one_of_several_good_candidates_is_taken(monkeypatch: pytest.MonkeyPatch
 
 def test_the_best_of_the_accepted_candidates_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     good, harmful = METHODS["prune"].candidates, METHODS["unlearn-distilled"].candidates
-    both = Method("", "", lambda m: (*harmful(m), *good(m)))
+    both = Method("", "", lambda m: (*harmful(m)[1:], *good(m)))
     monkeypatch.setitem(METHODS, "both", both)
     real = portfolio.judge
 
@@ -110,6 +111,7 @@ def test_the_best_of_the_accepted_candidates_is_taken(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(portfolio, "judge", worse)
     told(monkeypatch, "clean")
+    monkeypatch.setattr(portfolio, "ROBUST", -1.0)
     result = repaired(CleanConfig(method="both", rounds=1))
     assert [a.chosen for a in result.attempts] == [False, True]
 
@@ -135,9 +137,9 @@ def test_it_fails_closed_when_no_candidate_passes(monkeypatch: pytest.MonkeyPatc
     names = [a.method.split(",")[0] for a in result.attempts]
     assert names == [
         "refit fc",
+        "unlearn-distilled 10 epochs",
+        "unlearn-distilled 10 epochs",
         "prune fc:in",
-        "unlearn 1 epoch",
-        "unlearn 10 epochs",
         "prune fc:in",
         "prune conv2",
         "prune norm",
@@ -148,7 +150,7 @@ def test_it_fails_closed_when_no_candidate_passes(monkeypatch: pytest.MonkeyPatc
 def test_it_fails_closed_when_no_finalist_is_certified(monkeypatch: pytest.MonkeyPatch) -> None:
     truth = planted()
     refuse(monkeypatch, certificates=True)
-    monkeypatch.setattr(portfolio, "MARGIN", -1.0)  # all methods are tried
+    monkeypatch.setattr(portfolio, "ROBUST", -1.0)  # all methods are tried
     result = clean(truth.model, truth.images, QUICK, first=found())
     assert not result.repaired and result.model is truth.model and result.certificate is None
     looks = [a.certificate.looks for a in result.attempts if a.certificate]
@@ -164,7 +166,7 @@ def test_the_next_best_is_certified_if_the_best_is_not(monkeypatch: pytest.Monke
         return dataclasses.replace(real(*given, looks=looks), accepted=looks != 1)
 
     monkeypatch.setattr(portfolio, "judge", second)
-    monkeypatch.setattr(portfolio, "MARGIN", -1.0)
+    monkeypatch.setattr(portfolio, "ROBUST", -1.0)
     told(monkeypatch, "clean")
     result = repaired(CleanConfig(rounds=1))
     asked = [a for a in result.attempts if a.certificate]
@@ -175,16 +177,24 @@ def test_the_next_best_is_certified_if_the_best_is_not(monkeypatch: pytest.Monke
 
 def test_the_portfolio_stops_at_a_margin_and_else_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     real = portfolio.judge
-    spent = iter([0.8, 0.51, 0.5])
+    close = {"success_after": (0.05,)}, {"stronger_after": (0.06,)}, {"robust_after": (0.85,)}
+    for change in (*close, {"accuracy_after": 0.95}):
+        fine = {
+            "accuracy_after": 1.0,
+            "success_after": (0.0,),
+            "stronger_after": (0.0,),
+            "robust_after": (1.0,),
+        }
+        left = [fine | change, fine]
 
-    def judged(*given: Any, looks: int = 0) -> object:
-        made = real(*given, looks=looks)
-        return made if looks else dataclasses.replace(made, accepted=True, spent=next(spent))
+        def judged(*given: Any, left: list[dict[str, Any]] = left, looks: int = 0) -> object:
+            made = real(*given, looks=looks)
+            return made if looks else dataclasses.replace(made, accepted=True, **left.pop(0))
 
-    monkeypatch.setattr(portfolio, "judge", judged)
-    told(monkeypatch, "clean")
-    result = repaired(CleanConfig(rounds=1))
-    assert [a.method.split()[0] for a in result.attempts] == ["refit", "prune", "unlearn"]
+        monkeypatch.setattr(portfolio, "judge", judged)
+        told(monkeypatch, "clean")
+        result = repaired(CleanConfig(rounds=1))
+        assert [a.method.split()[0] for a in result.attempts] == ["refit", "unlearn-distilled"] and not left
 
 
 def test_an_inconclusive_rescan_is_doubt_and_the_repair_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:

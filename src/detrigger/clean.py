@@ -27,6 +27,8 @@ class CleanConfig:
     """Repair rounds at most; 1 or more."""
     held_out: float = 0.4
     """Share of the images that candidates are judged on, never fitted on; above 0, at most 0.6."""
+    even_if_clean: bool = False
+    """Repair a model in which nothing is found, too: against the triggers of its most suspect classes."""
 
     def __post_init__(self) -> None:
         if self.rounds < 1:

@@ -7,15 +7,17 @@ before anybody looks at the model's record.
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from detrigger.bench.processes import peak_memory
-from detrigger.clean import Cleaning, clean
+from detrigger.clean import CleanConfig, Cleaning, clean
 from detrigger.errors import InputError
 from detrigger.files.inspect import sha256
 from detrigger.images import Images
@@ -24,7 +26,7 @@ from detrigger.model import Classifier
 from detrigger.report.document import document
 from detrigger.report.schema import Document
 from detrigger.save import save_classifier, save_trigger, write_atomically
-from detrigger.scan import Scan, ScanConfig, scan
+from detrigger.scan import ScanConfig, scan
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,10 @@ class Sealed:
     arguments: Mapping[str, object] = field(default_factory=dict)
     """Of the architecture."""
     config: ScanConfig = ScanConfig()
-    repair: bool = False
-    """Repair what is found to be backdoored."""
+    repair: CleanConfig | None = None
+    """How to repair; None: not at all."""
+    per_class: int | None = None
+    """Images of each class at most that scan and repair get; None: all."""
     seed: int = 0
 
     @property
@@ -59,6 +63,10 @@ class Card(msgspec.Struct, frozen=True, kw_only=True):
     """Of the process that scanned, and repaired if that was asked for, in bytes."""
     repaired: str | None = None
     """File of the repaired model, relative to the card; None if there is none."""
+    repair_cpu_seconds: float | None = None
+    """What repair and rescans took; None if none was tried."""
+    asked: dict[str, Any] = {}
+    """How to repair, and images per class."""
 
 
 def verdict(sealed: Sealed) -> Path:
@@ -73,18 +81,31 @@ def verdict(sealed: Sealed) -> Path:
     found = scan(model, images, sealed.config, seed=sealed.seed)
     cleaning: Cleaning | None = None
     repaired: str | None = None
-    if sealed.repair and found.finding.verdict == "backdoored":
-        cleaning = clean(model, images, sealed.config, first=found, seed=sealed.seed)
+    began = time.process_time()
+    if sealed.repair and (found.finding.verdict == "backdoored" or sealed.repair.even_if_clean):
+        cleaning = clean(model, images, sealed.config, sealed.repair, first=found, seed=sealed.seed)
+    spent = None if cleaning is None else time.process_time() - began
     if cleaning is not None and cleaning.repaired:
         repaired = f"{sealed.folder.name}/repaired.safetensors"
         save_classifier(cleaning.model, sealed.card.parent / repaired)
-    _write(sealed, found, cleaning, repaired, model)
+    told = document(found, cleaning=cleaning, trigger_folder=sealed.folder.name, model=model)
+    for backdoor, entry in zip(found.backdoors, told.backdoors, strict=True):
+        path = sealed.card.parent / entry.trigger
+        save_trigger(backdoor.trigger, path, target=backdoor.target, family=backdoor.family)
+    card = Card(
+        scan=told,
+        peak_memory=peak_memory(),
+        repaired=repaired,
+        repair_cpu_seconds=spent,
+        asked=_asked(sealed),
+    )
+    write_atomically(sealed.card, msgspec.json.format(msgspec.json.encode(card), indent=1) + b"\n")
     return sealed.card
 
 
 def opened(sealed: Sealed) -> tuple[Classifier, Images]:
     """The model and its clean images, read as any others would be."""
-    images = load_images(sealed.data)
+    images = load_images(sealed.data, limit_per_class=sealed.per_class)
     model = load_classifier(
         sealed.weights, sealed.architecture, sealed.arguments, shape=images.shape, names=images.names
     )
@@ -112,16 +133,10 @@ def _done(sealed: Sealed) -> bool:
         told.model.sha256 == sha256(sealed.weights)
         and told.tool.version == version("detrigger")
         and (config, told.seed) == (dataclasses.asdict(sealed.config), sealed.seed)
-        and (not sealed.repair or told.verdict != "backdoored" or told.cleaning is not None)
+        and card.asked == _asked(sealed)
     )
 
 
-def _write(
-    sealed: Sealed, found: Scan, cleaning: Cleaning | None, repaired: str | None, model: Classifier
-) -> None:
-    told = document(found, cleaning=cleaning, trigger_folder=sealed.folder.name, model=model)
-    for backdoor, entry in zip(found.backdoors, told.backdoors, strict=True):
-        path = sealed.card.parent / entry.trigger
-        save_trigger(backdoor.trigger, path, target=backdoor.target, family=backdoor.family)
-    card = Card(scan=told, peak_memory=peak_memory(), repaired=repaired)
-    write_atomically(sealed.card, msgspec.json.format(msgspec.json.encode(card), indent=1) + b"\n")
+def _asked(sealed: Sealed) -> dict[str, Any]:
+    repair = dataclasses.asdict(sealed.repair) if sealed.repair else None
+    return {"repair": repair, "per_class": sealed.per_class}

@@ -9,6 +9,10 @@ from dataclasses import dataclass
 from detrigger.bench import figures
 from detrigger.bench.figures import Bin, mean, median
 from detrigger.bench.truth import Repaired, Row
+from detrigger.repair.guard import GuardConfig
+
+LIMITS = GuardConfig()
+"""What no repair may break, here on the judge's images."""
 
 NEAR = 0.05
 """A repaired model's attack success rate up to which the backdoor counts as gone."""
@@ -67,6 +71,16 @@ class RepairFigures:
     effectiveness: float
     recall_drop: float
     """The most of any class of any model."""
+    recall_kept: float
+    """Share of the repaired of which no class lost more than NEAR of its recall."""
+    lasting: float
+    """Attack success rate after tuning with a handful of poisoned images; NaN: not measured."""
+    relearned: float
+    """The same of the models as they were."""
+    cpu_seconds: float
+    """Median, of repair and rescans."""
+    harmed: int
+    """Clean models that were changed and broke a limit of the guard, on the judge's images."""
 
 
 @dataclass(frozen=True)
@@ -152,6 +166,7 @@ def _reliability(rows: Sequence[Row]) -> tuple[Bin, ...]:
 def _repairs(rows: Sequence[Row]) -> RepairFigures:
     bad = [row for row in rows if row.backdoored]
     done: list[Repaired] = [row.repair for row in bad if row.repair is not None]
+    clean = [row.repair for row in rows if row.repair is not None and not row.backdoored]
     return RepairFigures(
         detected=sum(row.verdict == "backdoored" for row in bad),
         repaired=len(done),
@@ -164,4 +179,12 @@ def _repairs(rows: Sequence[Row]) -> RepairFigures:
         robust_after=mean([r.robust_after for r in done]),
         effectiveness=mean([r.effectiveness for r in done]),
         recall_drop=max((r.recall_drop for r in done), default=math.nan),
+        recall_kept=mean([r.recall_drop <= NEAR + 1e-6 for r in done]),
+        lasting=mean([r.relearned_after for r in done]),
+        relearned=mean([r.relearned_before for r in done]),
+        cpu_seconds=median([r.cpu_seconds for r in done]),
+        harmed=sum(
+            r.accuracy_before - r.accuracy_after > LIMITS.accuracy_drop or r.recall_drop > LIMITS.recall_drop
+            for r in clean
+        ),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from rich.console import RenderableType
@@ -89,6 +90,14 @@ def _repairs(summary: Summary) -> list[RenderableType]:
     done = summary.repairs
     if done is None:
         return []
+    after = (
+        ""
+        if math.isnan(done.lasting)
+        else (
+            f"; after tuning with a handful of poisoned images ASR {percent(done.lasting)} "
+            f"(unrepaired {percent(done.relearned)})"
+        )
+    )
     return [
         Text(
             f"repaired {done.repaired} of {done.detected} detected; with the planted triggers, means: "
@@ -96,7 +105,9 @@ def _repairs(summary: Summary) -> list[RenderableType]:
             f"(at most 5 % in {percent(done.gone)}), "
             f"accuracy {percent(done.accuracy_before)} to {percent(done.accuracy_after)}, "
             f"accuracy on stamped images {percent(done.robust_before)} to {percent(done.robust_after)}, "
-            f"DER {number(done.effectiveness)}; worst fall of a class's recall {percent(done.recall_drop)}"
+            f"DER {number(done.effectiveness)}; worst fall of a class's recall {percent(done.recall_drop)} "
+            f"(at most 5 % in {percent(done.recall_kept)}); median {number(done.cpu_seconds)} s of CPU; "
+            f"clean models harmed: {done.harmed}{after}"
         )
     ]
 

@@ -15,7 +15,9 @@ import torch
 
 from detrigger import measure
 from detrigger.bench.make import Record
+from detrigger.bench.relearn import RelearnConfig, relearned
 from detrigger.bench.sealed import Card, Sealed, opened
+from detrigger.clean import CleanConfig
 from detrigger.errors import DataError
 from detrigger.images import Images
 from detrigger.load import load_classifier
@@ -41,6 +43,14 @@ class Repaired:
     """Of the class that lost most."""
     effectiveness: float
     """Defence effectiveness rating."""
+    doubt: bool = False
+    """A rescan was inconclusive."""
+    cpu_seconds: float = math.nan
+    """Of repair and rescans."""
+    relearned_before: float = math.nan
+    """As `success_before`, once the model was tuned with a handful of poisoned images; NaN: not measured."""
+    relearned_after: float = math.nan
+    """The same of the repaired model."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +88,8 @@ def sealed(
     cards: Path,
     config: ScanConfig,
     *,
-    repair: bool = False,
+    repair: CleanConfig | None = None,
+    per_class: int | None = None,
     seed: int = 0,
 ) -> Sealed:
     """A record's model with everything that tells the truth about it left out."""
@@ -97,12 +108,24 @@ def sealed(
         card=cards / f"{record['id']}.json",
         config=config,
         repair=repair,
+        per_class=per_class,
         seed=seed,
     )
 
 
-def joined(record: Record, card: Card, given: Sealed, triggers: ModuleType | None) -> Row:
-    """The row of a model; `triggers` are the zoo's own, needed if it was repaired."""
+def joined(
+    record: Record,
+    card: Card,
+    given: Sealed,
+    triggers: ModuleType | None,
+    *,
+    relearn: RelearnConfig | None = None,
+) -> Row:
+    """The row of a model; `triggers` are the zoo's own, needed if it was repaired.
+
+    With `relearn`, the models before and after repair are also measured once they were tuned.
+    """
+    repaired = _repaired(record, card, given, triggers, relearn) if card.repaired and triggers else None
     told = card.scan
     named = tuple(sorted({b.target for b in told.backdoors}))
     targets = tuple(sorted({t for t in record.get("targets") or () if t is not None}))
@@ -128,7 +151,7 @@ def joined(record: Record, card: Card, given: Sealed, triggers: ModuleType | Non
         seconds=_number(told.cost.seconds),
         cpu_seconds=_number(told.cost.cpu_seconds),
         peak_memory=card.peak_memory,
-        repair=_repaired(record, card, given, triggers) if card.repaired and triggers else None,
+        repair=repaired,
     )
 
 
@@ -154,7 +177,9 @@ def judge_images(zoo: Path, record: Mapping[str, Any], names: tuple[str, ...]) -
     return Images(x.float() / 255, y, names)
 
 
-def _repaired(record: Record, card: Card, given: Sealed, triggers: ModuleType) -> Repaired:
+def _repaired(
+    record: Record, card: Card, given: Sealed, triggers: ModuleType, relearn: RelearnConfig | None
+) -> Repaired:
     before, clean = opened(given)
     images = judge_images(given.data.parent.parent, record, clean.names)
     after = load_classifier(
@@ -170,6 +195,10 @@ def _repaired(record: Record, card: Card, given: Sealed, triggers: ModuleType) -
         measure.recalls(measure.predictions(model, images.x), images.y, len(clean.names))
         for model in (before, after)
     ]
+    tuned = [math.nan, math.nan]
+    if relearn and record["triggers"]:
+        models = [_tuned(model, clean, record, triggers, relearn) for model in (before, after)]
+        tuned = [_attacked(model, images, record, triggers)[0] for model in models]
     return Repaired(
         accuracy_before=accuracies[0],
         accuracy_after=accuracies[1],
@@ -181,7 +210,26 @@ def _repaired(record: Record, card: Card, given: Sealed, triggers: ModuleType) -
         effectiveness=measure.defence_effectiveness(
             accuracies[0], accuracies[1], attacked[0][0], attacked[1][0]
         ),
+        doubt=bool(card.scan.cleaning and card.scan.cleaning.doubt),
+        cpu_seconds=_number(card.repair_cpu_seconds),
+        relearned_before=tuned[0],
+        relearned_after=tuned[1],
     )
+
+
+def _tuned(
+    model: Classifier, clean: Images, record: Record, triggers: ModuleType, config: RelearnConfig
+) -> Classifier:
+    """The model tuned on clean images, of which a few more carry the planted triggers and their labels."""
+    poisoned, labels = [], []
+    for which in range(len(record["triggers"])):
+        mask, goal = triggers.victims(record, clean.y, which)
+        victims = mask.nonzero()[:, 0]
+        order = torch.randperm(len(victims), generator=torch.Generator().manual_seed(which))
+        chosen = victims[order[: config.poisoned]]
+        poisoned.append(triggers.apply(record, clean.x[chosen], which))
+        labels.append(goal[chosen])
+    return relearned(model, clean, torch.cat(poisoned), torch.cat(labels), config, seed=0)
 
 
 def _attacked(model: Classifier, images: Images, record: Record, triggers: ModuleType) -> tuple[float, float]:

@@ -15,11 +15,13 @@ import msgspec
 from detrigger.bench.make import Record
 from detrigger.bench.page import Shown, page, shown
 from detrigger.bench.processes import Run
+from detrigger.bench.relearn import RelearnConfig
 from detrigger.bench.sealed import Sealed, read_card, verdict
 from detrigger.bench.summary import Summary, summarise
 from detrigger.bench.truth import Row, joined, sealed, zoo_triggers
 from detrigger.bench.where import condition
 from detrigger.bench.zoo_build import read_records
+from detrigger.clean import CleanConfig
 from detrigger.errors import DataError, UsageError
 from detrigger.save import write_atomically
 from detrigger.scan import ScanConfig
@@ -33,6 +35,14 @@ class ZooConfig:
     """Condition on fields of zoo.json, such as `attack == "blended" and not weak`; by default all models."""
     repair: bool = False
     """Also repair what is found to be backdoored, and measure that with the triggers that were planted."""
+    method: str = "auto"
+    """Of the repair."""
+    even_if_clean: bool = False
+    """Repair models in which nothing is found as well."""
+    relearn: bool = False
+    """Tune models, repaired and as they were, with a handful of poisoned images, and measure again."""
+    per_class: int | None = None
+    """Images of each class at most that scan and repair get; by default all."""
     resume: bool = True
     """Keep the verdicts of an interrupted run in the same folder, where model and options are the same."""
     seed: int = 0
@@ -56,17 +66,21 @@ def bench_zoo(
     records = chosen(zoo, config.where)
     cards = out / "cards"
     cards.mkdir(parents=True, exist_ok=True)
-    orders = [sealed(r, zoo, cards, scan_config, repair=config.repair, seed=config.seed) for r in records]
+    repair = CleanConfig(config.method, even_if_clean=config.even_if_clean) if config.repair else None
+    orders = [
+        sealed(r, zoo, cards, scan_config, repair=repair, per_class=config.per_class, seed=config.seed)
+        for r in records
+    ]
     if not config.resume:
         _forget(orders)
     for done, _ in enumerate(run(verdict, orders), 1):
         said(done, len(orders))
-    rows, pictures = _judged(zoo, records, orders)
+    rows, pictures = _judged(zoo, records, orders, RelearnConfig() if config.relearn else None)
     summary = summarise(rows, repair=config.repair, seed=config.seed)
     written = {
         "zoo": str(zoo),
         "where": config.where,
-        "config": dataclasses.asdict(scan_config) | {"seed": config.seed},
+        "config": dataclasses.asdict(scan_config) | dataclasses.asdict(config),
         "figures": summary,
         "models": rows,
     }
@@ -88,12 +102,14 @@ def chosen(zoo: Path, where: str) -> list[Record]:
     return records
 
 
-def _judged(zoo: Path, records: Sequence[Record], orders: Sequence[Sealed]) -> tuple[list[Row], list[Shown]]:
+def _judged(
+    zoo: Path, records: Sequence[Record], orders: Sequence[Sealed], relearn: RelearnConfig | None
+) -> tuple[list[Row], list[Shown]]:
     triggers = zoo_triggers(zoo)
     rows, pictures = [], []
     for record, order in zip(records, orders, strict=True):
         card = read_card(order.card)
-        row = joined(record, card, order, triggers)
+        row = joined(record, card, order, triggers, relearn=relearn)
         told = msgspec.to_builtins(card) | {"judged": row, "truth": record}
         write_atomically(order.card, _json(told))
         rows.append(row)

@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Int
 from torch import Tensor
 
 from detrigger import measure
 from detrigger.errors import UsageError
 from detrigger.images import Images, split
 from detrigger.model import Classifier
-from detrigger.trigger import Trigger
+from detrigger.trigger import Trigger, stamped
 
 Sources = Literal["all"] | tuple[int, ...]
 """Classes whose images a trigger is for."""
@@ -45,7 +45,8 @@ class GuardConfig:
     target_recall_drop: float = 0.05
     """The same for the target of a backdoor, which careless repairs forget first; 0 to 1."""
     success: float = 0.05
-    """Highest attack success rate that any synthesised trigger may keep on held-out images; 0 to 1."""
+    """Highest attack success rate that any synthesised trigger may keep on held-out images, beyond the share
+    of them that the original gives the target without it; 0 to 1."""
 
     def __post_init__(self) -> None:
         for name, share in vars(self).items():
@@ -103,10 +104,12 @@ class Judgement:
     """The same on the candidate."""
     success_upper95: tuple[float, ...]
     """One-sided 95 % Clopper-Pearson upper bound on `success_after`."""
+    stronger_after: tuple[float, ...]
+    """As `success_after`, stamped twice over: the attacker's own trigger is mostly stronger, too."""
+    robust_after: tuple[float, ...]
+    """Share of the stamped images that the candidate gives their own label."""
     loss_upper95: float
     """One-sided 95 % upper bound on the accuracy lost, from the images whose prediction changed."""
-    spent: float
-    """The larger share used of what may be lost in accuracy and kept in success; up to 1 if accepted."""
     looks: int = 0
     """How many candidates had been judged on these images by then, and the bounds allow for it; 0: they
     do not."""
@@ -141,10 +144,14 @@ def judge(
     right = [p == images.y for p in (before, after)]
     accuracy = [r.float().mean().item() for r in right]
     drops = measure.recall_drops(before, after, images.y, len(images.names))
-    hits = [[_hits(m, images, known, i) for i in range(len(known.targets))] for m in (original, candidate)]
-    success = [tuple(h.float().mean().item() for h in row) for row in hits]
+    shown = [_Stamped(images, known, i) for i in range(len(known.targets))]
+    hits = [[s.given(m) == s.target for s in shown] for m in (original, candidate)]
+    success = [_shares(row) for row in hits]
     allowed = max(config.accuracy_drop, 1 / len(images))
-    kept = [s / _allowed(config.success, len(h)) for s, h in zip(success[1], hits[1], strict=True)]
+    kept = [
+        share / (s.natural(original) + _allowed(config.success, len(s.x)))
+        for share, s in zip(success[1], shown, strict=True)
+    ]
     failures = [
         *_too_successful(success[1], kept, config),
         *_too_inaccurate(accuracy, allowed, config),
@@ -164,21 +171,37 @@ def judge(
         success_before=success[0],
         success_after=success[1],
         success_upper95=tuple(measure.upper_bound(int(h.sum()), len(h), confidence) for h in hits[1]),
+        stronger_after=_shares([s.given(candidate, times=2) == s.target for s in shown]),
+        robust_after=_shares([s.given(candidate) == s.labels for s in shown]),
         loss_upper95=measure.loss_bound(
             int((right[0] & ~right[1]).sum()), int((right[1] & ~right[0]).sum()), len(images), confidence
         ),
-        spent=max([(accuracy[0] - accuracy[1]) / allowed, *kept]),
         looks=looks,
     )
 
 
-def _hits(model: Classifier, images: Images, known: Known, i: int) -> Bool[Tensor, " m"]:
-    """For each image that a trigger is for: is it given the target when stamped?"""
-    sources = known.sources[i]
-    if sources != "all":
-        wanted = torch.isin(images.y, torch.tensor(sources, device=images.y.device))
-        images = images.where(wanted) if bool(wanted.any()) else images
-    return measure.hits(model, images, known.triggers[i], known.targets[i])
+class _Stamped:
+    """Images that a trigger is for."""
+
+    def __init__(self, images: Images, known: Known, i: int) -> None:
+        self.trigger, self.target, sources = known.triggers[i], known.targets[i], known.sources[i]
+        wanted = images.y != self.target
+        if sources != "all":
+            wanted &= torch.isin(images.y, torch.tensor(sources, device=images.y.device))
+        self.x, self.labels = images.x[wanted], images.y[wanted]
+
+    def natural(self, model: Classifier) -> float:
+        """Share of them that a model gives the target as they are; 0 without images."""
+        return (measure.predictions(model, self.x) == self.target).float().sum().item() / max(1, len(self.x))
+
+    def given(self, model: Classifier, *, times: int = 1) -> Int[Tensor, " m"]:
+        """Classes they are given, stamped so many times over."""
+        parts = measure.batches(self.x)
+        return torch.cat([measure.predictions(model, stamped(self.trigger, x, times)) for x in parts])
+
+
+def _shares(hits: Sequence[Tensor]) -> tuple[float, ...]:
+    return tuple(h.float().mean().item() for h in hits)
 
 
 def _allowed(limit: float, count: int) -> float:

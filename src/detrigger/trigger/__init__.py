@@ -69,3 +69,10 @@ FAMILIES: dict[str, Family] = {
     "warp": warp.WarpFamily(),
     "colour": colour.ColourFamily(),
 }
+
+
+def stamped(trigger: Trigger, x: Float[Tensor, "n c h w"], times: int = 1) -> Float[Tensor, "n c h w"]:
+    """Images stamped with a stack of one, so many times over: a soft mask becomes harder, a shift larger."""
+    for _ in range(times):
+        x = trigger(x)[0]
+    return x
