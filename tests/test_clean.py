@@ -340,3 +340,27 @@ def test_backdoors_of_two_families_are_repaired_together(monkeypatch: pytest.Mon
     assert result.repaired and len(attempt.judgement.success_after) == 2
     for trigger, target in zip(truth.triggers, truth.targets, strict=True):
         assert success(result.model, truth.images, trigger, target) == 0
+
+
+@pytest.mark.parametrize("targets", [(2,), ()])
+def test_a_model_in_which_nothing_is_found_is_repaired_if_asked(
+    targets: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    truth = planted(targets=targets)
+    finding = dataclasses.replace(found().finding, verdict="clean")
+    first = dataclasses.replace(found(), finding=finding, backdoors=())
+    told(monkeypatch, "clean")
+    result = clean(truth.model, truth.images, QUICK, CleanConfig(even_if_clean=True), first=first)
+    assert result.repaired and result.certificate is not None
+    assert success(result.model, truth.images, planted().triggers[0], 2) == 0
+    assert accuracy(result.model, truth.images) == 1
+    names = [a.method.split()[0].rstrip(",") for a in result.attempts]
+    assert names[0] == "refit" and names[-1] in ("ft-sam", "i-bau")
+
+
+def test_what_cannot_be_scanned_has_no_suspects(monkeypatch: pytest.MonkeyPatch) -> None:
+    truth = planted()
+    finding = dataclasses.replace(found().finding, verdict="inconclusive", classes=())
+    first = dataclasses.replace(found(), finding=finding, backdoors=())
+    result = clean(truth.model, truth.images, QUICK, CleanConfig(even_if_clean=True), first=first)
+    assert not result.repaired and result.reason == "nothing to repair: the verdict is inconclusive"

@@ -611,6 +611,18 @@ def test_without_triggers_accuracy_and_recall_are_judged_alone() -> None:
     assert not bad.accepted and fine.success_after == fine.success_upper95 == ()
 
 
+def test_triggers_that_may_be_natural_are_measured_but_refuse_nothing() -> None:
+    result = judge(ORIGINAL, table({}, 50), IMAGES, replace(KNOWN, must_fail=False), GuardConfig())
+    assert result.accepted and result.success_after == (1.0,)
+
+
+def test_what_images_are_given_without_the_trigger_does_not_count_against_it() -> None:
+    confused = table({2: 10}, 0)  # every owl is called a cat, as it is
+    judged = judge(confused, table({2: 10}, 12), IMAGES, KNOWN, GuardConfig())
+    assert judged.success_after == pytest.approx((12 / 50,)) and judged.accepted  # 10 of 50, and 5 % of 50
+    assert not judge(confused, table({2: 10}, 13), IMAGES, KNOWN, GuardConfig()).accepted
+
+
 def test_bounds_widen_with_every_candidate_that_had_a_look() -> None:
     looked = [judge(ORIGINAL, table({0: 1}, 2), IMAGES, KNOWN, GuardConfig(), looks=k) for k in (0, 1, 2)]
     assert [j.looks for j in looked] == [0, 1, 2]

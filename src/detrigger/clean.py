@@ -11,7 +11,9 @@ from detrigger.images import Images
 from detrigger.model import Classifier
 from detrigger.portfolio import Attempt
 from detrigger.repair.guard import GuardConfig, Judgement, Known, Parts, parts
+from detrigger.repair.methods import AUTO, TRIGGER_FREE
 from detrigger.scan import Backdoor, Scan, ScanConfig, scan
+from detrigger.suspects import suspects
 
 RESCANS = 2
 """Scans with seeds of their own that must find nothing after a repair."""
@@ -98,18 +100,23 @@ def clean(
 ) -> Cleaning:
     """Scan (unless the `first` scan is given), repair and rescan with fresh seeds, until nothing is found.
 
+    A model in which nothing is found is left as it is, unless `config.even_if_clean`.
     Triggers of earlier rounds stay in the pool, and every candidate is judged against the original on
     images not used to make it. Fails closed: if no candidate is certified, or a rescan fails or still finds
     a backdoor when the rounds are over, the original is returned. Raises DataError for too few images.
     """
     given = parts(images, config.held_out, seed=first.seed if first else seed)
     before = first or scan(model, images, scan_config, seed=seed, progress=progress)
-    if before.finding.verdict != "backdoored":
+    pool = before.backdoors if before.finding.verdict == "backdoored" else ()
+    if not pool and config.even_if_clean:
+        pool = suspects(model, given.fit, before, seed=seed)
+    if not pool:
         reason = f"nothing to repair: the verdict is {before.finding.verdict}"
         return Cleaning(model, False, reason, (before,), ())
-    state = _State(model, [before], [0], [], [])
+    state = _State(model, [before], [0], [], list(pool))
     for number in range(1, config.rounds + 1):
-        state.pool.extend(state.scans[-1].backdoors)
+        if number > 1:
+            state.pool.extend(state.scans[-1].backdoors)
         if not _repaired(state, model, given, config, guard, number, seed):
             return state.ended(model, "no candidate passed the guard; the original is untouched")
         try:
@@ -139,14 +146,36 @@ def _repaired(
     number: int,
     seed: int,
 ) -> bool:
-    """One round: was a candidate chosen? It is the state's model then."""
-    pool = state.pool
+    """One round: was a candidate chosen? It is the state's model then.
+
+    Where nothing was found, triggers of suspects need not fail, as they may be natural; and methods that need
+    no trigger follow.
+    """
+    lenient = state.scans[0].finding.verdict != "backdoored"
+    methods = AUTO if config.method == "auto" else (config.method,)
+    stages = (methods, TRIGGER_FREE) if lenient and config.method == "auto" else (methods,)
     known = Known(
-        tuple(b.trigger for b in pool), tuple(b.target for b in pool), tuple(b.sources for b in pool)
+        tuple(b.trigger for b in state.pool),
+        tuple(b.target for b in state.pool),
+        tuple(b.sources for b in state.pool),
+        must_fail=not lenient,
     )
-    trials = portfolio.tried(
-        original, state.model, given, known, config.method, guard, number=number, seed=seed
-    )
+    done = [_stage(state, original, given, known, names, guard, number, seed) for names in stages]
+    return any(done)
+
+
+def _stage(
+    state: _State,
+    original: Classifier,
+    given: Parts,
+    known: Known,
+    methods: tuple[str, ...],
+    guard: GuardConfig,
+    number: int,
+    seed: int,
+) -> bool:
+    """Several methods, of whose candidates the best that is certified becomes the state's model, if any."""
+    trials = portfolio.tried(original, state.model, given, known, methods, guard, number=number, seed=seed)
     looks = sum(a.certificate is not None for a in state.attempts)
     trials = portfolio.certified(original, trials, given, known, guard, looks=looks)
     state.attempts += [t.attempt for t in trials]

@@ -11,7 +11,7 @@ from detrigger.errors import UsageError
 from detrigger.measure import CurvePoint
 from detrigger.model import Classifier
 from detrigger.repair.guard import GuardConfig, Judgement, Known, Parts, judge
-from detrigger.repair.methods import AUTO, METHODS
+from detrigger.repair.methods import METHODS
 
 MARGIN = 0.5
 """A candidate that uses up no more than this share of what it may lose and keep ends the search."""
@@ -60,7 +60,7 @@ def tried(
     current: Classifier,
     parts: Parts,
     known: Known,
-    method: str,
+    methods: tuple[str, ...],
     guard: GuardConfig,
     *,
     number: int,
@@ -68,14 +68,10 @@ def tried(
 ) -> tuple[Trial, ...]:
     """Candidates made from `current` in round `number`, judged against the original, in the order of trial.
 
-    One follows another until one passes with a margin; without triggers, methods that need some are left out.
-    Raises UsageError if the method does not apply to the network.
+    One follows another until one passes with a margin. Raises UsageError if no method applies to the network.
     """
     trials: list[Trial] = []
-    names = [
-        n for n in (AUTO if method == "auto" else (method,)) if known.triggers or METHODS[n].trigger_free
-    ]
-    for candidate in chain.from_iterable(METHODS[name].candidates(current) for name in names):
+    for candidate in chain.from_iterable(METHODS[name].candidates(current) for name in methods):
         began = time.perf_counter()
         repaired = candidate(current, parts.fit, known.triggers, known.targets, seed + number)
         judgement = judge(original, repaired.model, parts.select, known, guard)
@@ -85,7 +81,7 @@ def tried(
         if _comfortable(judgement, guard):
             break
     if not trials:
-        raise UsageError(f"repair {method!r} does not apply to this network; use --method auto")
+        raise UsageError(f"repair {methods[0]!r} does not apply to this network; use --method auto")
     return tuple(trials)
 
 

@@ -159,10 +159,10 @@ def _headline(cleaning: Cleaning, model: Path, written: Sequence[Path]) -> Text:
         told = (
             f"{model} was {before}; '{done}' was accepted; {cleaning.reason}; the repaired model is {where}."
         )
-    elif before == "clean":
+    elif before == "clean" and not cleaning.attempts:
         word, style = "NOTHING TO REPAIR", "bold green"
         told = f"the scan of {model} says clean; no model was written."
-    elif before == "inconclusive":
+    elif before == "inconclusive" and not cleaning.attempts:
         word, style = "NOT REPAIRED", "bold yellow"
         told = f"the scan of {model} is inconclusive, so no repair was tried; no model was written."
     else:

@@ -83,6 +83,8 @@ class Known:
     """One per trigger."""
     sources: tuple[Sources, ...] = ()
     """One per trigger."""
+    must_fail: bool = True
+    """They are backdoors. Else they may be natural: how often they work is measured, but refuses nothing."""
 
 
 @dataclass(frozen=True)
@@ -153,7 +155,7 @@ def judge(
         for share, s in zip(success[1], shown, strict=True)
     ]
     failures = [
-        *_too_successful(success[1], kept, config),
+        *(_too_successful(success[1], kept, config) if known.must_fail else ()),
         *_too_inaccurate(accuracy, allowed, config),
         *_forgotten(drops, images, known.targets, config),
     ]
