@@ -10,6 +10,7 @@ from typing import Any, Literal
 import pytest
 import torch
 from planted import Planted, planted
+from tiny import Norm, learned
 
 from detrigger import clean as module
 from detrigger import portfolio
@@ -140,9 +141,7 @@ def test_it_fails_closed_when_no_candidate_passes(monkeypatch: pytest.MonkeyPatc
         "unlearn-distilled 10 epochs",
         "unlearn-distilled 10 epochs",
         "prune fc:in",
-        "prune fc:in",
-        "prune conv2",
-        "prune norm",
+        "prune all layers",
     ]
     assert not any(a.chosen or a.judgement.accepted or a.certificate for a in result.attempts)
 
@@ -195,6 +194,46 @@ def test_the_portfolio_stops_at_a_margin_and_else_goes_on(monkeypatch: pytest.Mo
         told(monkeypatch, "clean")
         result = repaired(CleanConfig(rounds=1))
         assert [a.method.split()[0] for a in result.attempts] == ["refit", "unlearn-distilled"] and not left
+
+
+def test_the_search_goes_on_if_what_passed_with_a_margin_is_not_certified(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real = portfolio.judge
+
+    def second(*given: Any, looks: int = 0) -> object:
+        judged = real(*given, looks=looks)
+        return dataclasses.replace(judged, accepted=False) if looks == 1 else judged
+
+    monkeypatch.setattr(portfolio, "judge", second)
+    told(monkeypatch, "clean")
+    result = repaired(CleanConfig(rounds=1))
+    first, *others = result.attempts
+    assert first.certificate is not None and not first.certificate.accepted and not first.chosen
+    assert others and others[-1].chosen and result.repaired
+
+
+@pytest.mark.parametrize("norm", ["batch", "none", "layer"])
+def test_networks_of_any_kind_are_repaired_with_ten_images_of_each_class(
+    norm: Norm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    truth = learned(norm)
+    backdoor = dataclasses.replace(found().backdoors[0], trigger=truth.triggers[0])
+    told(monkeypatch, "clean")
+    first = dataclasses.replace(found(), backdoors=(backdoor,))
+    result = clean(truth.model, few(truth.images, 10), QUICK, first=first)
+    assert result.repaired and success(result.model, truth.images, truth.triggers[0], 2) <= 0.05
+    assert accuracy(result.model, truth.images) >= accuracy(truth.model, truth.images) - 0.05
+
+
+@pytest.mark.parametrize(("size", "channels"), [(28, 1), (224, 3)])
+def test_images_of_any_size_are_repaired(size: int, channels: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    truth = planted(size=size, channels=channels, per_class=5, classes=4, patch=4)
+    backdoor = dataclasses.replace(found().backdoors[0], trigger=truth.triggers[0])
+    told(monkeypatch, "clean")
+    first = dataclasses.replace(found(), backdoors=(backdoor,))
+    result = clean(truth.model, truth.images, QUICK, CleanConfig("refit"), first=first)
+    assert result.repaired and success(result.model, truth.images, truth.triggers[0], 2) == 0
 
 
 def test_an_inconclusive_rescan_is_doubt_and_the_repair_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:

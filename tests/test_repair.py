@@ -510,7 +510,7 @@ def test_a_candidate_without_a_fault_is_accepted_with_its_figures() -> None:
     ("wrong", "hits", "accepted", "reason"),
     [
         ({0: 2}, 0, True, "triggers work on at most"),
-        ({1: 3}, 0, False, r"clean accuracy falls from 100.0% to 97.0% \(at most 2.0% allowed\)"),
+        ({1: 5}, 0, False, r"clean accuracy falls from 100.0% to 95.0% \(at most 4.2% allowed\)"),
         ({0: 3}, 0, False, r"recall of the target class 'cat' falls by 6.0% \(at most 5.0% allowed\)"),
         ({2: 1}, 0, True, "triggers work on at most"),  # one image is always forgiven
         ({2: 2}, 0, False, r"recall of class 'owl' falls by 20.0% \(at most 10.0% allowed\)"),
@@ -521,7 +521,7 @@ def test_a_candidate_without_a_fault_is_accepted_with_its_figures() -> None:
             False,
             r"a synthesised trigger still works on 6.0% of held-out images \(at most 5% allowed\)",
         ),
-        ({0: 3}, 50, False, "still works on 100.0% .* and clean accuracy falls"),
+        ({1: 5}, 50, False, "still works on 100.0% .* and clean accuracy falls"),
     ],
 )
 def test_the_guard_refuses_exactly_beyond_its_limits(
@@ -530,6 +530,12 @@ def test_the_guard_refuses_exactly_beyond_its_limits(
     result = judged(wrong, hits)
     assert result.accepted == accepted
     assert re.search(reason, result.reason)
+
+
+def test_accuracy_may_fall_by_a_standard_error_more_and_no_further() -> None:
+    allowed = 0.02 + 3**0.5 / 100  # three answers of a hundred changed
+    assert judged({0: 1, 1: 2}, 0).accepted and allowed >= 0.03
+    assert not judged({0: 2, 1: 2, 2: 1}, 0).accepted and 0.05 > 0.02 + 5**0.5 / 100
 
 
 def test_one_image_of_a_class_is_forgiven_however_few_there_are() -> None:
@@ -606,7 +612,7 @@ def test_triggers_are_also_stamped_twice_over_and_right_labels_counted() -> None
 
 
 def test_without_triggers_accuracy_and_recall_are_judged_alone() -> None:
-    fine, bad = (judge(ORIGINAL, table(w, 50), IMAGES, Known(), GuardConfig()) for w in ({}, {1: 3}))
+    fine, bad = (judge(ORIGINAL, table(w, 50), IMAGES, Known(), GuardConfig()) for w in ({}, {1: 5}))
     assert fine.accepted and fine.reason == "clean accuracy 100.0% before and 100.0% after"
     assert not bad.accepted and fine.success_after == fine.success_upper95 == ()
 

@@ -175,9 +175,10 @@ def _stage(
     seed: int,
 ) -> bool:
     """Several methods, of whose candidates the best that is certified becomes the state's model, if any."""
-    trials = portfolio.tried(original, state.model, given, known, methods, guard, number=number, seed=seed)
     looks = sum(a.certificate is not None for a in state.attempts)
-    trials = portfolio.certified(original, trials, given, known, guard, looks=looks)
+    trials = portfolio.tried(
+        original, state.model, given, known, methods, guard, number=number, looks=looks, seed=seed
+    )
     state.attempts += [t.attempt for t in trials]
     chosen = [t.model for t in trials if t.attempt.chosen]
     state.model = chosen[0] if chosen else state.model

@@ -64,13 +64,27 @@ def tried(
     guard: GuardConfig,
     *,
     number: int,
+    looks: int,
     seed: int,
 ) -> tuple[Trial, ...]:
-    """Candidates made from `current` in round `number`, judged against the original, in the order of trial.
+    """Candidates made from `current` in round `number`, in the order of trial; at most one is chosen.
 
-    One follows another until one passes with a margin. Raises UsageError if no method applies to the network.
+    Each is judged against the original. The first that passes with a margin asks for a certificate, and ends
+    the search if it gets one; if none does, the best of the others that passed ask, one after another. The
+    certifying images had been looked at `looks` times before, and have no part in that order.
+    Raises UsageError if no method applies to the network.
     """
     trials: list[Trial] = []
+    asked: list[int] = []
+
+    def ask(i: int) -> bool:
+        asked.append(i)
+        trial = trials[i]
+        found = judge(original, trial.model, parts.certify, known, guard, looks=looks + len(asked))
+        attempt = dataclasses.replace(trial.attempt, certificate=found, chosen=found.accepted)
+        trials[i] = Trial(trial.model, attempt)
+        return found.accepted
+
     for candidate in chain.from_iterable(METHODS[name].candidates(current) for name in methods):
         began = time.perf_counter()
         repaired = candidate(current, parts.fit, known.triggers, known.targets, seed + number)
@@ -78,36 +92,15 @@ def tried(
         seconds = time.perf_counter() - began
         attempt = Attempt(number, repaired.label, judgement, False, repaired.curve, seconds)
         trials.append(Trial(repaired.model, attempt))
-        if _comfortable(judgement, guard):
-            break
+        if _comfortable(judgement, guard) and len(asked) < FINALISTS and ask(len(trials) - 1):
+            return tuple(trials)
     if not trials:
         raise UsageError(f"repair {methods[0]!r} does not apply to this network; use --method auto")
-    return tuple(trials)
-
-
-def certified(
-    original: Classifier,
-    trials: tuple[Trial, ...],
-    parts: Parts,
-    known: Known,
-    guard: GuardConfig,
-    *,
-    looks: int,
-) -> tuple[Trial, ...]:
-    """The trials with the certificates of the finalists; at most one is chosen.
-
-    Finalists are the best of those that passed the guard, in an order that the certifying images have no part
-    in; they had been looked at `looks` times before.
-    """
-    passed = sorted((t for t in trials if t.attempt.judgement.accepted), key=_badness)
-    told = {id(trial): trial for trial in trials}
-    for look, trial in enumerate(passed[:FINALISTS], looks + 1):
-        found = judge(original, trial.model, parts.certify, known, guard, looks=look)
-        attempt = dataclasses.replace(trial.attempt, certificate=found, chosen=found.accepted)
-        told[id(trial)] = Trial(trial.model, attempt)
-        if found.accepted:
+    passed = [i for i, t in enumerate(trials) if t.attempt.judgement.accepted and i not in asked]
+    for i in sorted(passed, key=lambda i: _badness(trials[i]))[: FINALISTS - len(asked)]:
+        if ask(i):
             break
-    return tuple(told.values())
+    return tuple(trials)
 
 
 def _badness(trial: Trial) -> float:

@@ -6,6 +6,7 @@ that was chosen is certified on the third, which neither it nor any search for t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -34,8 +35,9 @@ CONFIDENCE = 0.95
 class GuardConfig:
     """When a repaired model is good enough.
 
-    One image is forgiven under every limit, so that few images do not refuse by chance alone; the bounds say
-    how little few images prove. Raises UsageError for shares outside [0, 1].
+    So that few images do not refuse by chance alone, one image is forgiven under every limit, and of the
+    accuracy one standard error of the difference; the bounds say how little few images prove. Raises
+    UsageError for shares outside [0, 1].
     """
 
     accuracy_drop: float = 0.02
@@ -149,7 +151,8 @@ def judge(
     shown = [_Stamped(images, known, i) for i in range(len(known.targets))]
     hits = [[s.given(m) == s.target for s in shown] for m in (original, candidate)]
     success = [_shares(row) for row in hits]
-    allowed = max(config.accuracy_drop, 1 / len(images))
+    changed = max(1, int((right[0] != right[1]).sum()))
+    allowed = config.accuracy_drop + math.sqrt(changed) / len(images)
     kept = [
         share / (s.natural(original) + _allowed(config.success, len(s.x)))
         for share, s in zip(success[1], shown, strict=True)
@@ -223,8 +226,7 @@ def _too_inaccurate(accuracy: Sequence[float], allowed: float, config: GuardConf
     if accuracy[0] - accuracy[1] <= allowed + 1e-6:
         return []
     return [
-        f"clean accuracy falls from {accuracy[0]:.1%} to {accuracy[1]:.1%} "
-        f"(at most {config.accuracy_drop:.1%} allowed)"
+        f"clean accuracy falls from {accuracy[0]:.1%} to {accuracy[1]:.1%} (at most {allowed:.1%} allowed)"
     ]
 
 

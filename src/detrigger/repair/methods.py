@@ -32,6 +32,8 @@ class Method:
     paper: str
     candidates: Callable[[Classifier], tuple[Candidate, ...]]
     """What it tries on a model, cheapest first; the guard chooses. Nothing if it does not apply."""
+    trigger_free: bool = False
+    """It needs no trigger: `triggers` and `targets` may be empty."""
 
 
 def _solved(verb: Callable[..., Repaired], config: object) -> Candidate:
@@ -76,31 +78,37 @@ METHODS: dict[str, Method] = {
         "silence channels that amplify far more than others of their layer; needs neither trigger nor data",
         "Zheng et al. 2022",
         lambda model: (_solved(clp, ClpConfig()),) if convolution_norm_pairs(model) else (),
+        trigger_free=True,
     ),
     "fine-prune": Method(
         "silence the neurons that clean images leave dormant, then fine-tune the rest; needs no trigger",
         "Liu et al. 2018",
         lambda model: (_trained(fine_prune, FinePruneConfig()),),
+        trigger_free=True,
     ),
     "fst": Method(
         "start the last layer anew and push it away from what it was; needs no trigger",
         "Min et al. 2023",
         lambda model: (_trained(fst, FstConfig()),) if linear_head(model) else (),
+        trigger_free=True,
     ),
     "ft-sam": Method(
         "fine-tune to weights around which the loss is flat; needs no trigger",
         "Zhu et al. 2023",
         lambda model: (_trained(sam, SamConfig()),),
+        trigger_free=True,
     ),
     "anp": Method(
         "silence neurons that small changes of the weights turn against clean images; needs no trigger",
         "Wu and Wang 2021",
         lambda model: (_trained(anp, AnpConfig()),),
+        trigger_free=True,
     ),
     "i-bau": Method(
         "unlearn the worst change that one pattern does to all images; needs no trigger",
         "Zeng et al. 2022",
         lambda model: (_trained(ibau, IbauConfig()),),
+        trigger_free=True,
     ),
 }
 AUTO = ("refit", "unlearn-distilled", "prune", "prune-greedy")
