@@ -511,9 +511,11 @@ def test_a_candidate_without_a_fault_is_accepted_with_its_figures() -> None:
     [
         ({0: 2}, 0, True, "triggers work on at most"),
         ({1: 5}, 0, False, r"clean accuracy falls from 100.0% to 95.0% \(at most 4.2% allowed\)"),
-        ({0: 3}, 0, False, r"recall of the target class 'cat' falls by 6.0% \(at most 5.0% allowed\)"),
+        ({0: 3}, 0, True, "triggers work on at most"),
+        ({0: 6}, 0, False, r"recall of the target class 'cat' falls by 12.0% \(at most 9.9% allowed\)"),
         ({2: 1}, 0, True, "triggers work on at most"),  # one image is always forgiven
-        ({2: 2}, 0, False, r"recall of class 'owl' falls by 20.0% \(at most 10.0% allowed\)"),
+        ({2: 2}, 0, True, "triggers work on at most"),
+        ({2: 4}, 0, False, r"recall of class 'owl' falls by 40.0% \(at most 30.0% allowed\)"),
         ({}, 2, True, "triggers work on at most 4.0%"),
         (
             {},

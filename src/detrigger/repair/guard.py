@@ -35,9 +35,9 @@ CONFIDENCE = 0.95
 class GuardConfig:
     """When a repaired model is good enough.
 
-    So that few images do not refuse by chance alone, one image is forgiven under every limit, and of the
-    accuracy one standard error of the difference; the bounds say how little few images prove. Raises
-    UsageError for shares outside [0, 1].
+    So that few images do not refuse by chance alone, accuracy and recall may fall by one standard error of
+    the difference beyond their limits, and one image is forgiven; the bounds say how little few images prove.
+    Raises UsageError for shares outside [0, 1].
     """
 
     accuracy_drop: float = 0.02
@@ -151,8 +151,8 @@ def judge(
     shown = [_Stamped(images, known, i) for i in range(len(known.targets))]
     hits = [[s.given(m) == s.target for s in shown] for m in (original, candidate)]
     success = [_shares(row) for row in hits]
-    changed = max(1, int((right[0] != right[1]).sum()))
-    allowed = config.accuracy_drop + math.sqrt(changed) / len(images)
+    changed = right[0] != right[1]
+    allowed = config.accuracy_drop + math.sqrt(max(1, int(changed.sum()))) / len(images)
     kept = [
         share / (s.natural(original) + _allowed(config.success, len(s.x)))
         for share, s in zip(success[1], shown, strict=True)
@@ -160,7 +160,7 @@ def judge(
     failures = [
         *(_too_successful(success[1], kept, config) if known.must_fail else ()),
         *_too_inaccurate(accuracy, allowed, config),
-        *_forgotten(drops, images, known.targets, config),
+        *_forgotten(drops, changed, images, known.targets, config),
     ]
     works = f"triggers work on at most {max(success[1]):.1%} of held-out images, " if known.targets else ""
     reason = " and ".join(failures) or (
@@ -230,12 +230,14 @@ def _too_inaccurate(accuracy: Sequence[float], allowed: float, config: GuardConf
     ]
 
 
-def _forgotten(drops: Tensor, images: Images, targets: tuple[int, ...], config: GuardConfig) -> list[str]:
+def _forgotten(
+    drops: Tensor, changed: Tensor, images: Images, targets: tuple[int, ...], config: GuardConfig
+) -> list[str]:
     """Of the class whose recall falls furthest beyond what is allowed, if any does."""
     limit = torch.full((len(images.names),), config.recall_drop)
     limit[list(targets)] = min(config.recall_drop, config.target_recall_drop)
-    counts = images.y.cpu().bincount(minlength=len(images.names))
-    limit = torch.maximum(limit, 1 / counts)
+    counts, moved = (y.cpu().bincount(minlength=len(images.names)) for y in (images.y, images.y[changed]))
+    limit = limit + moved.clamp_min(1).sqrt() / counts
     excess = (drops - limit).nan_to_num(-1.0)
     worst = int(excess.argmax())
     if excess[worst] <= 1e-6:
