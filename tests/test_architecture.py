@@ -29,6 +29,7 @@ LEVELS: tuple[frozenset[str], ...] = tuple(
         "detect budgets portfolio",
         "search",
         "scan",
+        "suspects",
         "clean",
         "attack",
         "report engine cluster",
