@@ -603,10 +603,10 @@ class Shades(nn.Module):
         return torch.stack([~bright, bright], 1).float()
 
 
-def test_triggers_are_also_stamped_twice_over_and_right_labels_counted() -> None:
+def test_triggers_are_also_stamped_over_and_over_and_right_labels_counted() -> None:
     model = Classifier(Shades(), ("dark", "bright"), (1, 2, 2))
     images = Images(torch.full((4, 1, 2, 2), 0.3), torch.zeros(4, dtype=torch.long), model.classes)
-    veil = PatchTrigger(torch.full((1, 1, 2, 2), 0.5), torch.ones(1, 1, 2, 2))  # to 0.65, then to 0.825
+    veil = PatchTrigger(torch.full((1, 1, 2, 2), 0.5), torch.ones(1, 1, 2, 2))  # to 0.65, then beyond 0.8
     result = judge(model, model, images, Known((veil,), (1,), ("all",)), GuardConfig())
     assert (
         result.success_after == (0.0,) and result.stronger_after == (1.0,) and result.robust_after == (1.0,)

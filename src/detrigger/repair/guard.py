@@ -27,6 +27,9 @@ Sources = Literal["all"] | tuple[int, ...]
 SELECTED = 0.4
 """Of the held-out images, the share by which candidates are chosen; the rest certifies."""
 
+STRONGER = 3
+"""Times over that images are stamped to see whether a repair holds against more than the weakest trigger."""
+
 CONFIDENCE = 0.95
 """Of every bound."""
 
@@ -109,7 +112,7 @@ class Judgement:
     success_upper95: tuple[float, ...]
     """One-sided 95 % Clopper-Pearson upper bound on `success_after`."""
     stronger_after: tuple[float, ...]
-    """As `success_after`, stamped twice over: the attacker's own trigger is mostly stronger, too."""
+    """As `success_after`, stamped `STRONGER` times over: the attacker's trigger is mostly stronger, too."""
     robust_after: tuple[float, ...]
     """Share of the stamped images that the candidate gives their own label."""
     loss_upper95: float
@@ -176,7 +179,7 @@ def judge(
         success_before=success[0],
         success_after=success[1],
         success_upper95=tuple(measure.upper_bound(int(h.sum()), len(h), confidence) for h in hits[1]),
-        stronger_after=_shares([s.given(candidate, times=2) == s.target for s in shown]),
+        stronger_after=_shares([s.given(candidate, times=STRONGER) == s.target for s in shown]),
         robust_after=_shares([s.given(candidate) == s.labels for s in shown]),
         loss_upper95=measure.loss_bound(
             int((right[0] & ~right[1]).sum()), int((right[1] & ~right[0]).sum()), len(images), confidence
