@@ -79,9 +79,9 @@ def test_a_planted_backdoor_is_found_removed_and_no_longer_found(targets: tuple[
 
 def test_the_attempt_that_was_taken_is_told_with_its_judgement(monkeypatch: pytest.MonkeyPatch) -> None:
     told(monkeypatch, "clean")
-    (attempt,) = repaired().attempts  # `auto` stops at the first method that passes with a margin
+    (attempt,) = repaired().attempts  # `auto` stops at the first that passes with a margin
     assert attempt.chosen and attempt.judgement.accepted and attempt.round == 1
-    assert attempt.method == "refit fc, 1 of 7 neurons silenced"
+    assert attempt.method == "unlearn-distilled 10 epochs, rate 0.02"
     assert attempt.judgement.images == 24 and attempt.judgement.looks == 0  # 16 % of 24 images per class
     assert attempt.certificate is not None and attempt.certificate.accepted
     assert attempt.certificate.images == 36 and attempt.certificate.looks == 1
@@ -137,9 +137,9 @@ def test_it_fails_closed_when_no_candidate_passes(monkeypatch: pytest.MonkeyPatc
     assert len(result.scans) == 1
     names = [a.method.split(",")[0] for a in result.attempts]
     assert names == [
+        "unlearn-distilled 10 epochs",
+        "unlearn-distilled 10 epochs",
         "refit fc",
-        "unlearn-distilled 10 epochs",
-        "unlearn-distilled 10 epochs",
         "prune fc:in",
         "prune all layers",
     ]
@@ -193,7 +193,7 @@ def test_the_portfolio_stops_at_a_margin_and_else_goes_on(monkeypatch: pytest.Mo
         monkeypatch.setattr(portfolio, "judge", judged)
         told(monkeypatch, "clean")
         result = repaired(CleanConfig(rounds=1))
-        assert [a.method.split()[0] for a in result.attempts] == ["refit", "unlearn-distilled"] and not left
+        assert [a.method.split()[0] for a in result.attempts] == ["unlearn-distilled"] * 2 and not left
 
 
 def test_the_search_goes_on_if_what_passed_with_a_margin_is_not_certified(
@@ -394,7 +394,7 @@ def test_a_model_in_which_nothing_is_found_is_repaired_if_asked(
     assert success(result.model, truth.images, planted().triggers[0], 2) == 0
     assert accuracy(result.model, truth.images) == 1
     names = [a.method.split()[0].rstrip(",") for a in result.attempts]
-    assert names[0] == "refit" and names[-1] in ("ft-sam", "i-bau")
+    assert names[0] == "unlearn-distilled" and names[-1] in ("ft-sam", "i-bau")
 
 
 def test_what_cannot_be_scanned_has_no_suspects(monkeypatch: pytest.MonkeyPatch) -> None:
