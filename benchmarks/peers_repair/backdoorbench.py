@@ -57,6 +57,7 @@ def peer(checkout: str, method: str):
             "prepro_cls_DatasetBD_v2": lambda data: data,
             "choose_index": lambda *_: list(range(len(rows))),
             "choose_by_class": lambda *_: list(range(len(rows))),
+            "general_plot_for_epoch": lambda *_, **__: None,
             "save_defense_result": lambda **given: kept.update(given["model"]),
         }
         for name, value in replaced.items():
