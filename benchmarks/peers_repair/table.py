@@ -10,7 +10,8 @@ from statistics import mean, median
 
 def main() -> None:
     """One table by method, one by model."""
-    lines = [json.loads(line) for line in Path(sys.argv[1]).read_text().splitlines()]
+    read = [json.loads(line) for line in Path(sys.argv[1]).read_text().splitlines()]
+    lines = list({(line["model"], line["method"]): line for line in read}.values())
     methods = list(dict.fromkeys(line["method"] for line in lines))
     heads = ("repair", "models", "true ASR", "≤ 10 %", "accuracy", "worst recall", "DER", "clean models")
     print("| " + " | ".join((*heads, "CPU s", "passes")) + " |")
@@ -45,7 +46,7 @@ def _row(method: str, bad: list, clean: list) -> str:
         f"{mean(line['der'] for line in bad):.3f}",
         f"{mean(kept):+.1f} ({len(kept)})" if kept else "–",
         f"{median(line['cpu'] for line in both):.1f}",
-        f"{median(line['passes'] for line in both):,.0f}",
+        "–" if method.startswith("bb:") else f"{median(line['passes'] for line in both):,.0f}",
     ]
     return "| " + " | ".join(cells) + " |"
 
