@@ -1,7 +1,8 @@
 """A search on a Ray cluster of three machines, one of which is killed half way, beside a serial one.
 
 The machines are processes on this one (`ray.cluster_utils`). Prints what RESULT.md quotes; exit code 1 if
-anything was lost, done twice, or differs. Run: python benchmarks/ray/lost_machine.py
+anything was lost, done twice, or differs. Run: python benchmarks/ray/lost_machine.py. A busy machine may need
+RAY_agent_register_timeout_ms=300000 RAY_raylet_start_wait_time_s=300, for Ray to start at all.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ from importlib.resources import files
 from pathlib import Path
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-os.environ.setdefault("RAY_raylet_start_wait_time_s", "300")  # on a busy machine
 
 import ray
 import torch
