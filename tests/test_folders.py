@@ -172,6 +172,9 @@ def test_metadata_are_those_of_the_folder(tmp_path: Path) -> None:
     assert told.preprocessing == Preprocessing((0.5,) * 3, (0.25,) * 3)
     (path / "preprocessor_config.json").write_text('{"do_rescale": false, "do_normalize": false}')
     assert metadata(path).preprocessing == Preprocessing((0.0,), (1 / 255,))
+    whole = {"do_rescale": False, "image_mean": [127.5], "image_std": [255.0]}
+    (path / "preprocessor_config.json").write_text(json.dumps(whole))
+    assert metadata(path).preprocessing == Preprocessing((0.5,), (1.0,))
     plain = written(tmp_path / "c", RESNET | {"id2label": {"0": "LABEL_0", "1": "LABEL_1"}}, nn.Linear(2, 2))
     assert metadata(plain).classes == () and metadata(plain).preprocessing is None
 
