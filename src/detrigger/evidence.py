@@ -98,9 +98,8 @@ def clean_margins(logits: Float[Tensor, "n classes"], labels: Int[Tensor, " n"])
     rival = torch.where(logits == first[:, None], second[:, None], first[:, None])
     others = labels[:, None] != torch.arange(logits.shape[1], device=labels.device)
     margin = ((logits - rival) * others).sum(0) / others.sum(0).clamp_min(1)
-    middle = margin.quantile(0.5)
-    spread = torch.maximum(1.4826 * (margin - middle).abs().quantile(0.5), MARGIN_FLOOR * middle.abs())
-    return ((margin - middle) / spread.clamp_min(1e-9)).clamp(*MARGIN_RANGE).cpu()
+    far = -outlier_index(margin, log=False, floor=MARGIN_FLOOR)
+    return far.nan_to_num(0.0).clamp(*MARGIN_RANGE).cpu()  # NaN: all margins are 0
 
 
 def surprise(found: Features, margins: Float[Tensor, " k"], terms: Terms) -> Float[Tensor, " k"]:
