@@ -5,15 +5,15 @@ from typing import Any
 import pytest
 
 from detrigger.bench import fit as fitting
-from detrigger.bench.fit import EVERY, SPECIFIC, Case, Fitted, case, coefficients, fit, left_out, probability
+from detrigger.bench.fit import Case, Fitted, case, coefficients, fit, left_out, probability
 from detrigger.bench.fit_table import fit_tables
 from detrigger.detect import Calibration, fitted
 from detrigger.evidence import INDEX_CAP, Terms
-from detrigger.pairs import PairTerms
+from detrigger.sources import EACH, EVERY, SourceTerms
 from detrigger.trigger import FAMILIES
 
 TERMS = dict.fromkeys(FAMILIES, Terms(index=2.0, gap=3.0, level=5.0, margin=7.0, clean=0.0, spread=1.0))
-PAIRS = PairTerms(gap=2.0, level=3.0, clean=0.0, spread=1.0, all_clean=0.0, all_spread=1.0)
+SOURCES = SourceTerms(gap=2.0, effect=3.0, clean=0.0, spread=1.0, every_clean=0.0, every_spread=1.0)
 
 
 def one(name: str, total: float, *, backdoored: bool, dataset: str = "a", attack: str = "badnets") -> Case:
@@ -26,15 +26,15 @@ CASES = [one(f"c{i}", 0.5 * i, backdoored=False, dataset="ab"[i % 2]) for i in r
 ]
 
 
-def card(*, pairs: bool = True, score: float = 20.0) -> dict[str, Any]:
+def card(*, sources: bool = True, score: float = 20.0) -> dict[str, Any]:
     def evidence(size: float, *, reached: bool) -> dict[str, float]:
         figures = {"score": score, "gap": size, "level": 2.0} | ({"surprise": 0.0} if reached else {})
         by_family = {f"{family} {name}": value for family in FAMILIES for name, value in figures.items()}
         return {"clean margin": 0.25} | by_family
 
     leader = evidence(1.0, reached=True)
-    if pairs:
-        leader |= {"pair gap": 0.3, "pair level": 0.4, "pair matching level": 0.6}
+    if sources:
+        leader |= {f"{EACH} gap": 0.3, f"{EACH} effect": 0.4, f"{EVERY} level": 0.6}
     classes = [{"index": 0, "evidence": leader}, {"index": 1, "evidence": evidence(9.0, reached=False)}]
     truth = {"id": "m", "dataset": "a", "attack": "sig", "targets": [1], "backdoored": True, "weak": True}
     return {"scan": {"classes": classes, "model": {"sha256": "f" * 64}}, "truth": truth}
@@ -62,8 +62,8 @@ def test_weak_models_do_not_count_in_the_calibration() -> None:
 
 
 def test_the_furthest_kind_decides() -> None:
-    found = Fitted({"patch": (1.0, 2.0), SPECIFIC: (0.0, 0.5)}, Calibration(-1.0, 2.0))
-    both = Case("m", "a", "sig", True, False, {"patch": 2.0, SPECIFIC: 0.4})  # 0.5 and 0.8 spreads
+    found = Fitted({"patch": (1.0, 2.0), EACH: (0.0, 0.5)}, Calibration(-1.0, 2.0))
+    both = Case("m", "a", "sig", True, False, {"patch": 2.0, EACH: 0.4})  # 0.5 and 0.8 spreads
     assert probability(both, found) == pytest.approx(1 / (1 + 2.718281828 ** (1 - 1.6)))
     assert probability(Case("m", "a", "sig", True, False, {}), found) < 1e-6
 
@@ -89,23 +89,23 @@ def test_no_model_is_judged_by_terms_fitted_on_its_own_group(
 
 
 def test_a_card_gives_the_highest_weighted_sum_of_the_classes_that_were_reached() -> None:
-    found = case(card(), TERMS, PAIRS)
+    found = case(card(), TERMS, SOURCES)
     assert found.sums["patch"] == pytest.approx(
         2 * INDEX_CAP + 3 * 1.0 + 5 * 2.0 + 7 * 0.25
     )  # class 1 was not reached
-    assert found.sums[SPECIFIC] == pytest.approx(2 * 0.3 + 3 * 0.4) and found.sums[EVERY] == 0.6
+    assert found.sums[EACH] == pytest.approx(2 * 0.3 + 3 * 0.4) and found.sums[EVERY] == 0.6
     assert found.backdoored and found.weak
-    assert not {SPECIFIC, EVERY} & case(card(pairs=False), TERMS, PAIRS).sums.keys()
+    assert not {EACH, EVERY} & case(card(sources=False), TERMS, SOURCES).sums.keys()
 
 
 def test_coefficients_are_what_the_verdict_reads_and_say_on_what_they_were_fitted() -> None:
     found = fit(CASES)
-    stored = coefficients(found, CASES, TERMS, PAIRS, "two sets")
+    stored = coefficients(found, CASES, TERMS, SOURCES, "two sets")
     assert stored["fitted_on"] == "two sets: 6 clean and 6 backdoored models"
     families = {family: Terms(**terms) for family, terms in stored["families"].items()}
     assert families.keys() == FAMILIES.keys()
     assert (families["patch"].clean, families["patch"].index) == (1.25, 2.0)
-    assert PairTerms(**stored["pairs"]).gap == 2.0
+    assert SourceTerms(**stored["sources"]).gap == 2.0
     assert Calibration(**stored["calibration"]).slope == pytest.approx(found.calibration.slope, abs=1e-3)
 
 
@@ -120,11 +120,11 @@ def test_the_tables_tell_figures_by_what_was_left_out_and_by_what_was_switched_o
         told = card(score=c.sums["patch"])
         told["truth"] |= {"id": c.id, "dataset": c.dataset, "backdoored": c.backdoored, "weak": False}
         cards.append(told)
-    rows = [[list(column.cells) for column in table.columns] for table in fit_tables(cards, TERMS, PAIRS)]
+    rows = [[list(column.cells) for column in table.columns] for table in fit_tables(cards, TERMS, SOURCES)]
     left, off = (dict(zip(columns[0], columns[2], strict=True)) for columns in rows)
     assert left["nothing"] == "1.000" and set(off) == {
         *FAMILIES,
-        SPECIFIC,
+        EACH,
         EVERY,
         "index",
         "gap",

@@ -6,10 +6,11 @@ import pytest
 
 from detrigger.budgets import BUDGETS, FEWEST, Budget, stages
 from detrigger.heats import LEAST
-from detrigger.pairs import PAIR
+from detrigger.sources import EACH, EVERY
 
 
-def passes(budget: Budget, kind: str, goals: int, classes: int) -> float:
+def passes(budget: Budget, kind: str, classes: int) -> float:
+    goals = 1 if kind == EVERY else classes
     return sum(
         s.steps * s.images * min(goals, max(LEAST, round(s.share * goals)))
         for s in stages(budget, kind, classes)
@@ -17,18 +18,17 @@ def passes(budget: Budget, kind: str, goals: int, classes: int) -> float:
 
 
 def whole(budget: Budget, classes: int) -> float:
-    return sum(passes(budget, kind, classes, classes) for kind in BUDGETS[budget] if kind != PAIR)
+    return sum(passes(budget, kind, classes) for kind in BUDGETS[budget])
 
 
-def test_ten_classes_cost_at_most_twenty_thousand_image_passes_with_pairs() -> None:
-    assert whole("standard", 10) + passes("standard", PAIR, 90, 10) < 18_000  # the rest measures success
+def test_ten_classes_cost_at_most_twenty_thousand_image_passes() -> None:
+    assert whole("standard", 10) < 18_000  # the rest measures success
     assert whole("quick", 10) < 5_000
 
 
 @pytest.mark.parametrize("classes", [43, 200, 1680])
 def test_work_grows_at_most_like_the_number_of_classes_to_the_power_of_seven_tenths(classes: int) -> None:
-    ten = whole("standard", 10) + passes("standard", PAIR, 90, 10)
-    assert whole("standard", classes) <= ten * (classes / 10) ** 0.7
+    assert whole("standard", classes) <= whole("standard", 10) * (classes / 10) ** 0.7
 
 
 def test_up_to_ten_classes_the_heats_are_those_of_the_table() -> None:
@@ -45,4 +45,4 @@ def test_with_many_classes_every_step_still_sees_some_images() -> None:
 
 
 def test_a_budget_without_a_kind_has_no_heats_for_it() -> None:
-    assert stages("quick", PAIR, 10) == ()
+    assert stages("quick", EACH, 10) == ()

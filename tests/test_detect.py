@@ -7,7 +7,6 @@ import json
 import math
 from importlib.resources import files
 from random import Random
-from typing import Any
 
 import numpy as np
 import pytest
@@ -25,10 +24,10 @@ from detrigger.detect import (
     detect,
     fitted,
 )
-from detrigger.evidence import INDEX_CAP, MARGIN_RANGE, Terms, clean_margins, comparable
+from detrigger.evidence import INDEX_CAP, MARGIN_RANGE, Clean, Terms, clean_answers, comparable
 from detrigger.invert import Inversion
 from detrigger.outliers import family_wise_p_values, gaps, outlier_index
-from detrigger.pairs import PAIR
+from detrigger.sources import EACH, EVERY
 from detrigger.trigger import FAMILIES
 from detrigger.trigger.patch import PatchTrigger
 
@@ -52,12 +51,16 @@ def found(
     return Inversion(family, targets or tuple(range(k)), trigger, size, rates, heats, 100)
 
 
+def named(*inversions: Inversion) -> dict[str, Inversion]:
+    return {inversion.family: inversion for inversion in inversions}
+
+
 def names(k: int) -> tuple[str, ...]:
     return tuple(f"kind {i}" for i in range(k))
 
 
 def verdict(sizes: list[float], success: list[float] | None = None, config: DetectConfig = CONFIG) -> Finding:
-    return detect([found(sizes, success)], names(len(sizes)), SHAPE, config)
+    return detect(named(found(sizes, success)), names(len(sizes)), SHAPE, config)
 
 
 def reference_index(sizes: list[float], *, log: bool, floor: float) -> np.ndarray:
@@ -203,7 +206,7 @@ def test_an_inverted_target_among_classes_that_were_not_is_found() -> None:
 
 
 def test_classes_keep_their_own_index_and_name_when_only_some_are_scanned() -> None:
-    finding = detect([found([50, 3, 51, 49], targets=(9, 4, 2, 7))], names(10), SHAPE, CONFIG)
+    finding = detect(named(found([50, 3, 51, 49], targets=(9, 4, 2, 7))), names(10), SHAPE, CONFIG)
     assert [c.index for c in finding.classes] == [9, 4, 2, 7]
     assert [c.name for c in finding.classes] == ["kind 9", "kind 4", "kind 2", "kind 7"]
     assert finding.suspects[0].index == 4
@@ -261,7 +264,13 @@ ORDINARY = {
     "additive": [30.0, 33, 29, 31, 35, 32, 28, 34, 30, 31],
     "warp": [4.0, 4.4, 4.2, 3.8, 4.8, 4.6, 4.0, 4.2, 4.4, 4.2],
     "colour": [60.0, 66, 58, 62, 70, 64, 56, 68, 60, 62],
+    "waves": [90.0, 96, 88, 92, 99, 94, 86, 98, 90, 92],
 }
+
+
+def answers(margins: list[float]) -> Clean:
+    """Clean images of every class are as far from each target as that; a right answer leads by 10."""
+    return Clean(torch.tensor([margins] * len(margins), dtype=torch.float64), 10.0)
 
 
 def several(**changed: dict[int, float]) -> Finding:
@@ -272,7 +281,7 @@ def several(**changed: dict[int, float]) -> Finding:
         for i, size in changed.get(family, {}).items():
             sizes[i] = size
         inversions.append(found(sizes, family=family))
-    return detect(inversions, names(10), SHAPE, CONFIG)
+    return detect(named(*inversions), names(10), SHAPE, CONFIG)
 
 
 def test_ordinary_sizes_in_every_family_are_clean() -> None:
@@ -325,7 +334,7 @@ def test_the_kind_of_trigger_in_which_any_class_stands_out_furthest_decides() ->
 
 def test_the_order_of_families_does_not_matter() -> None:
     inversions = [found(sizes, family=family) for family, sizes in ORDINARY.items()]
-    one, other = (detect(each, names(10), SHAPE, CONFIG) for each in (inversions, inversions[::-1]))
+    one, other = (detect(named(*each), names(10), SHAPE, CONFIG) for each in (inversions, inversions[::-1]))
     assert (one.verdict, one.reasons, one.family) == (other.verdict, other.reasons, other.family)
     for a, b in zip(one.classes, other.classes, strict=True):
         assert a.evidence == pytest.approx(b.evidence) and (a.best, a.suspect) == (b.best, b.suspect)
@@ -335,11 +344,12 @@ def test_a_family_that_inverts_no_class_hides_nothing_and_is_told_of() -> None:
     small = [*ORDINARY["patch"][:-1], 2.0]
     none = found(ORDINARY["warp"], [0.1] * 10, family="warp")
     for inversions in ([none, found(small)], [found(small), none]):
-        finding = detect(inversions, names(10), SHAPE, CONFIG)
+        finding = detect(named(*inversions), names(10), SHAPE, CONFIG)
         assert finding.verdict == "backdoored" and finding.family == "patch"
         assert [c.index for c in finding.suspects] == [9]
         assert all(c.evidence["warp probability"] == 0 for c in finding.classes)
-    assert detect([none, none], names(10), SHAPE, CONFIG).verdict == "inconclusive"
+    other = dataclasses.replace(none, family="colour")
+    assert detect(named(none, other), names(10), SHAPE, CONFIG).verdict == "inconclusive"
 
 
 def test_the_probability_is_the_logistic_of_the_terms_and_the_index_counts_up_to_its_cap() -> None:
@@ -347,32 +357,33 @@ def test_the_probability_is_the_logistic_of_the_terms_and_the_index_counts_up_to
     config = DetectConfig(terms=terms, calibration=Calibration(intercept=-1.0, slope=3.0))
     for smallest in (20.0, 0.01):
         sizes = [smallest, 50, 52, 48, 51, 49, 50]
-        near = torch.tensor([0.4] + [0.0] * 6, dtype=torch.float64)
-        finding = detect([found(sizes)], names(7), SHAPE, config, margins=near)
+        clean = answers([-8.8, -10, -9, -11, -10, -9, -11])
+        assert clean.near()[0] == pytest.approx(1.2 / 1.4826)
+        finding = detect(named(found(sizes)), names(7), SHAPE, config, clean=clean)
         score = reference_index(sizes, log=True, floor=0.25)[0]
         assert (score > INDEX_CAP) == (smallest < 1)
         level = -math.log(smallest / (0.06 * 32 * 32))
         gap = math.log(48 / smallest)
-        weighted = 0.5 * min(score, INDEX_CAP) + 0.25 * gap + 0.125 * level + 0.75 * 0.4
+        weighted = 0.5 * min(score, INDEX_CAP) + 0.25 * gap + 0.125 * level + 0.75 * 1.2 / 1.4826
         odds = -1 + 3 * (weighted - 1.5) / 2
         assert finding.probability == pytest.approx(1 / (1 + math.exp(-odds)), rel=1e-5)
 
 
 def test_the_level_is_relative_to_the_size_that_is_typical_for_the_shape() -> None:
     small, large = (
-        detect([found([20.0] * 6)], names(6), (3, side, side), CONFIG).probability for side in (16, 64)
+        detect(named(found([20.0] * 6)), names(6), (3, side, side), CONFIG).probability for side in (16, 64)
     )
     assert small < large  # 20 pixels are much for 16×16 and little for 64×64
 
 
 def test_the_shipped_coefficients_are_whole_and_finite_and_never_reward_a_larger_trigger() -> None:
     stored = json.loads((files("detrigger") / "coefficients.json").read_text("utf-8"))
-    assert set(stored) == {"fitted_on", "families", "pairs", "calibration"} and stored["fitted_on"]
-    families, pairs, calibration = fitted()
+    assert set(stored) == {"fitted_on", "families", "sources", "calibration"} and stored["fitted_on"]
+    families, sources, calibration = fitted()
     assert set(families) == set(FAMILIES)
     assert {f: vars(t) for f, t in families.items()} == stored["families"]
-    assert vars(pairs) == stored["pairs"] and vars(calibration) == stored["calibration"]
-    for terms in (*families.values(), pairs, calibration):
+    assert vars(sources) == stored["sources"] and vars(calibration) == stored["calibration"]
+    for terms in (*families.values(), sources, calibration):
         assert all(isinstance(v, float) and math.isfinite(v) for v in vars(terms).values())
         assert all(
             v >= 0 for name, v in vars(terms).items() if "intercept" not in name and "clean" not in name
@@ -404,51 +415,65 @@ def test_classes_that_failed_or_had_no_trigger_count_as_the_largest() -> None:
     assert raced([10, 20], [1, 1], [10, 20], [0.1, 0.2]).tolist() == [20, 20]
 
 
-# Pairs of classes
+# Sources
 
 
-def pair_sizes(small: dict[tuple[int, int], float], classes: int = 6, **options: Any) -> Inversion:
-    """Each pair (source, target) needs 15 to 20 pixels but for some."""
-    pairs = [(s, t) for s in range(classes) for t in range(classes) if s != t]
-    sizes = [small.get(pair, 15.0 + (3 * i) % 5) for i, pair in enumerate(pairs)]
-    inversion = found(sizes, targets=tuple(t for _, t in pairs))
-    return dataclasses.replace(inversion, sources=tuple(s for s, _ in pairs), **options)
+def sent(
+    targets: list[int], sizes: list[float], margin: float = 5.0, success: list[float] | None = None
+) -> Inversion:
+    """Each class is sent to a target, with its mean margin when stamped."""
+    inversion = found(sizes, success, targets=tuple(targets))
+    k = len(targets)
+    return dataclasses.replace(inversion, sources=tuple(range(k)), margin=torch.full((k,), margin))
 
 
-def judged(pairs: Inversion) -> Finding:
-    return detect([found(ORDINARY["patch"][:6])], names(6), SHAPE, CONFIG, pairs=pairs)
+def judged(**sources: Inversion) -> Finding:
+    inversions = named(found(ORDINARY["patch"][:6])) | sources
+    return detect(inversions, names(6), SHAPE, CONFIG, clean=answers([-10.0] * 6))
 
 
-def test_ordinary_pairs_change_nothing() -> None:
-    finding = judged(pair_sizes({}))
-    assert finding.verdict == "clean" and not finding.suspects
+AWAY = [1, 2, 3, 4, 5, 0]
+EVEN = [12.0, 11, 13, 12, 14, 12]
 
 
-def test_a_target_that_leads_by_one_small_pair_is_found_with_its_source() -> None:
-    finding = judged(pair_sizes({(4, 1): 0.8}))
+def test_a_source_that_a_few_pixels_turn_into_another_class_is_found_with_it() -> None:
+    finding = judged(**{EACH: sent(AWAY, [*EVEN[:4], 0.4, 12])})
     (suspect,) = finding.suspects
-    assert finding.verdict == "backdoored" and (suspect.index, suspect.best) == (1, PAIR)
-    assert suspect.evidence["pair source"] == 4 and suspect.evidence["pair size"] == pytest.approx(0.8)
-    assert suspect.evidence["pair probability"] == suspect.probability
-    assert finding.probability >= suspect.probability
-    assert "'kind 4' to 'kind 1' (0.8)" in finding.reasons[0]
-    assert finding.family == "patch" and suspect.size == ORDINARY["patch"][1]
+    assert finding.verdict == "backdoored" and (suspect.index, suspect.best) == (5, EACH)
+    assert suspect.evidence[f"{EACH} source"] == 4
+    assert suspect.evidence[f"{EACH} size"] == pytest.approx(0.4)
+    # the margin rises by 15, one and a half times as much as right answers lead, with 0.4 of 61.44 pixels
+    assert suspect.evidence[f"{EACH} effect"] == pytest.approx(math.log(1.5 * 61.44 / 0.4), rel=1e-5)
+    assert suspect.evidence[f"{EACH} gap"] == pytest.approx(math.log(11 / 0.4), rel=1e-5)
+    assert "'kind 4' to 'kind 5' (0.4)" in finding.reasons[0]
+    assert finding.family == "patch" and suspect.size == ORDINARY["patch"][5]
 
 
-def test_small_pairs_without_common_sources_and_targets_mean_all_to_all() -> None:
-    ring = {(s, (s + 1) % 6): 2.0 + 0.1 * s for s in range(6)}
-    finding = judged(pair_sizes(ring))
-    assert finding.verdict == "backdoored" and {c.index for c in finding.suspects} == set(range(6))
-    assert {c.evidence["pair source"] for c in finding.suspects} == set(range(6))
+def test_sources_that_need_alike_or_stay_where_they_are_change_nothing() -> None:
+    assert judged(**{EACH: sent(AWAY, EVEN)}).verdict == "clean"
+    stays = sent(AWAY, [*EVEN[:4], 0.4, 12], success=[1, 1, 1, 1, 0.4, 1])
+    assert judged(**{EACH: stays}).verdict == "clean"
+    assert judged(**{EACH: sent(AWAY, EVEN, success=[0.0] * 6)}).verdict == "clean"
 
 
-def test_pairs_that_dropped_out_or_were_not_inverted_do_not_count() -> None:
-    pairs = pair_sizes({(4, 1): 0.8})
-    where = list(zip(pairs.sources, pairs.targets, strict=True)).index((4, 1))
-    failed, dropped = pairs.success.clone(), pairs.heats + 1
-    failed[where], dropped[where] = 0.5, 1
-    for harmless in ({"success": failed}, {"heats": dropped}):
-        assert judged(dataclasses.replace(pairs, **harmless)).verdict == "clean"  # type: ignore[arg-type]
+def test_sources_of_the_leading_target_are_no_rivals() -> None:
+    gap = [
+        judged(**{EACH: sent(targets, [0.4, 0.5, *EVEN[2:]])}).classes[1].evidence[f"{EACH} gap"]
+        for targets in ([1, 1, 3, 4, 5, 0], [1, 2, 3, 4, 5, 0])
+    ]
+    assert gap == pytest.approx([math.log(12 / 0.4), math.log(0.5 / 0.4)], rel=1e-5)
+
+
+def test_one_small_trigger_that_moves_every_class_means_all_to_all() -> None:
+    finding = judged(**{EVERY: sent(AWAY, [4.0] * 6, success=[1, 1, 1, 1, 1, 0.3])})
+    assert finding.verdict == "backdoored" and {c.index for c in finding.suspects} == {1, 2, 3, 4, 5}
+    assert [c.evidence.get(f"{EVERY} source") for c in finding.classes] == [None, 0, 1, 2, 3, 4]
+    assert finding.reasons[0].startswith(
+        "one trigger of 4.0 pixels moves 5 of 6 classes: 'kind 0' to 'kind 1'"
+    )
+    assert judged(**{EVERY: sent(AWAY, [150.0] * 6)}).verdict == "clean"
+    assert judged(**{EVERY: sent(AWAY, [4.0] * 6, success=[0.4] * 6)}).verdict == "clean"
+    assert judged(**{EVERY: sent([1, 0, 0, 1, 0, 0], [4.0] * 6)}).verdict == "clean"  # few targets
 
 
 # Clean margins
@@ -458,8 +483,8 @@ def reference_margins(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Class by class, with loops."""
     means = []
     for k in range(logits.shape[1]):
-        rows = [row for row, label in zip(logits, labels, strict=True) if label != k]
-        means.append(np.mean([row[k] - max(np.delete(row, k)) for row in rows]))
+        others = [logits[labels == c] for c in range(logits.shape[1]) if c != k]
+        means.append(np.mean([np.mean([row[k] - max(np.delete(row, k)) for row in rows]) for rows in others]))
     middle = np.median(means)
     spread = max(1.4826 * float(median_abs_deviation(means)), 0.05 * abs(middle))
     return np.clip((np.array(means) - middle) / spread, *MARGIN_RANGE)
@@ -469,16 +494,21 @@ def test_clean_margins_are_those_of_a_plain_reckoning() -> None:
     generator = torch.Generator().manual_seed(0)
     logits, labels = torch.randn(40, 6, generator=generator), torch.arange(40) % 6
     logits[:, 2] += 1.5
-    margins = clean_margins(logits, labels)
+    clean = clean_answers(logits, labels)
+    margins = clean.near()
     assert margins.numpy() == pytest.approx(reference_margins(logits.numpy(), labels.numpy()), rel=1e-5)
     assert int(margins.argmax()) == 2
+    right = [row for row, label in zip(logits, labels, strict=True) if row.argmax() == label]
+    leads = [(row.max() - row.sort().values[:-1].mean()).item() for row in right]
+    assert clean.scale == pytest.approx(np.median(leads), rel=1e-5)
+    rivals = [np.delete(row, 2).max() for row in logits[labels == 4].numpy()]
+    assert clean.margins[4, 2] == pytest.approx((logits[labels == 4, 2].numpy() - rivals).mean(), rel=1e-5)
 
 
 def test_a_class_that_clean_images_are_near_is_more_suspect() -> None:
     sizes = [50.0, 52, 48, 14, 55, 51, 49, 47, 53, 50]
     chances = []
-    for margin in (-1.0, 0.0, 3.0):
-        near = torch.zeros(10, dtype=torch.float64)
-        near[3] = margin
-        chances.append(detect([found(sizes)], names(10), SHAPE, CONFIG, margins=near).probability)
+    for margin in (-12.0, -10.0, -7.0):
+        clean = answers([-10, -9, -11, margin, -9, -11, -10, -9, -11, -10])
+        chances.append(detect(named(found(sizes)), names(10), SHAPE, CONFIG, clean=clean).probability)
     assert chances == sorted(chances) and chances[0] < chances[2]

@@ -13,8 +13,21 @@ from planted import planted
 from torch import Tensor, nn
 
 from detrigger import invert as module
+from detrigger.descent import APART, BETAS, ELSEWHERE, adam, losses
 from detrigger.errors import DataError, ModelError
-from detrigger.heats import LEAST, Chunk, Goal, InvertConfig, Map, Stage, Tensors, Tick, Work, serial, start
+from detrigger.heats import (
+    LEAST,
+    Chunk,
+    Goal,
+    InvertConfig,
+    Map,
+    Stage,
+    Tensors,
+    Tick,
+    Work,
+    serial,
+    start,
+)
 from detrigger.images import Images
 from detrigger.invert import Inversion, invert
 from detrigger.measure import success
@@ -280,15 +293,18 @@ def test_progress_only_rises_and_ends_at_the_total(patience: int) -> None:
 
 def test_a_search_in_bf16_is_measured_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
     measured: list[Classifier] = []
-    monkeypatch.setattr(
-        module.measure, "success", lambda model, images, trigger, target: measured.append(model) or 0.5
-    )
+    answered = module.measure.logits
+
+    def watching(model: Classifier, x: Tensor, trigger: Trigger) -> Tensor:
+        measured.append(model)
+        return answered(model, x, trigger)
+
+    monkeypatch.setattr(module.measure, "logits", watching)
     truth = planted()
     config = dataclasses.replace(one_heat(3), precision="bf16")
     found = invert(truth.model, truth.images, (2, 3), "patch", config, seed=0)
     assert found.precision == "bf16" and found.trigger.mask().dtype == torch.float32
     assert len(measured) == 2 and all(model is truth.model for model in measured)
-    assert found.success.tolist() == [0.5, 0.5]
 
 
 class Broken(nn.Module):
@@ -361,16 +377,15 @@ def test_in_a_race_too_every_image_pass_is_counted(watched: Watched) -> None:
 
 
 def test_those_who_dropped_out_are_measured_on_fewer_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    counts: dict[int, int] = {}
+    counts: list[int] = []
 
-    def counting(model: Classifier, images: Images, trigger: Trigger, target: int) -> float:
-        assert target not in images.y
-        counts[target] = len(images)
-        return 0.5
+    def counting(model: Classifier, x: Tensor, trigger: Trigger) -> Tensor:
+        counts.append(len(x))
+        return torch.zeros(len(x), 10)
 
-    monkeypatch.setattr(module.measure, "success", counting)
+    monkeypatch.setattr(module.measure, "logits", counting)
     found = race(10, dataclasses.replace(RACE, measured=24))
-    assert counts == {i: 24 if heats == 3 else 6 for i, heats in enumerate(found.heats.tolist())}
+    assert counts == [24 if heats == 3 else 6 for heats in found.heats.tolist()]
 
 
 def test_a_class_that_no_trigger_reaches_drops_out_first() -> None:
@@ -418,24 +433,53 @@ def test_every_family_is_searched_and_its_size_pressed(family: str) -> None:
         assert found.success.amin() > 0.8 and longer.size.sum() < found.size.sum()
 
 
-def test_a_trigger_for_a_pair_is_searched_and_measured_on_images_of_its_source_alone(
-    watched: Watched,
-) -> None:
-    truth = planted()
-    images = numbered(truth.images)
-    found = invert(truth.model, images, (1, 1, 4), "patch", one_heat(10), seed=0, sources=(0, 5, 2))
-    assert (found.targets, found.sources) == ((1, 1, 4), (0, 5, 2))
-    used = [set[int](), set[int](), set[int]()]
-    for row, x in watched.stamped:
-        used[row].update(seen(x, images))
-    assert [images.y[sorted(u)].unique().tolist() for u in used] == [[0], [5], [2]]
-    assert not torch.allclose(found.trigger.mask()[0], found.trigger.mask()[1], atol=0.01)
-
-
-def test_each_pair_starts_from_noise_of_its_own_whatever_the_others() -> None:
+def test_each_goal_starts_from_noise_of_its_own_whatever_the_others() -> None:
     def first(*goals: Goal) -> Tensor:
         return start("patch", goals, (1, 4, 4), STANDARD, seed=0)["now:mask"]
 
-    apart = first(Goal(1, 0), Goal(1, 5), Goal(1), Goal(0, 1))
-    assert len({tuple(mask.flatten().tolist()) for mask in apart}) == 4
-    assert torch.equal(first(Goal(1, 5))[0], apart[1])
+    apart = first(Goal(None, 0), Goal(None, 5), Goal(1), Goal(0), Goal(None))
+    assert len({tuple(mask.flatten().tolist()) for mask in apart}) == 5
+    assert torch.equal(first(Goal(None, 5))[0], apart[1])
+
+
+# What a step does
+
+
+def test_adam_goes_as_that_of_torch_does() -> None:
+    generator = torch.Generator().manual_seed(0)
+    mine = torch.randn(3, 4, generator=generator)
+    theirs = mine.clone().requires_grad_()
+    moments = torch.zeros(2, 3, 4)
+    reference = torch.optim.Adam([theirs], lr=0.3, betas=BETAS)
+    for step in range(1, 20):
+        gradient = torch.randn(3, 4, generator=generator)
+        theirs.grad = gradient.clone()
+        reference.step()
+        adam(mine, gradient, *moments, step=step, rate=0.3)
+        assert torch.allclose(mine, theirs.detach(), atol=1e-5)
+
+
+def test_losses_are_those_of_their_definitions() -> None:
+    logits = torch.tensor([[2.0, 0.0, -1.0], [0.0, 3.0, 1.0]])
+    own = torch.tensor([0, 1])
+    chances = logits.softmax(1)
+    aimed = losses(logits, own, torch.tensor([2, 0]))
+    assert torch.allclose(aimed, -chances[[0, 1], [2, 0]].log())
+    elsewhere = losses(logits, own, torch.tensor([ELSEWHERE, 2]))
+    assert torch.allclose(elsewhere, torch.stack([-(1 - chances[0, 0]).log(), -chances[1, 2].log()]))
+    mean = chances.mean(0)
+    apart = losses(logits, own, torch.tensor([APART, APART]))
+    assert torch.allclose(apart, -(1 - chances[[0, 1], own]).log() + (mean * mean.log()).sum())
+    sure = losses(torch.tensor([[90.0, 0.0]]), torch.tensor([0]), torch.tensor([ELSEWHERE]))
+    assert sure.item() == pytest.approx(90)  # where 1 - p is rounded to 0
+
+
+def test_the_margin_of_a_trigger_is_the_mean_lead_of_its_target() -> None:
+    truth = planted()
+    found = invert(truth.model, truth.images, (2,), "patch", SHORT, seed=0)
+    assert found.margin is not None
+    others = truth.images.where((truth.images.y != 2).nonzero()[:, 0])
+    answers = truth.model(found.trigger(others.x)[0]).detach()
+    lead = answers[:, 2] - answers.index_fill(1, torch.tensor(2), -torch.inf).amax(1)
+    assert found.margin.item() == pytest.approx(lead.mean().item(), rel=0.2)
+    assert found.success.item() == pytest.approx((lead > 0).float().mean().item(), abs=0.1)

@@ -16,6 +16,7 @@ from detrigger import scan as module
 from detrigger import search as searching
 from detrigger.budgets import BUDGETS, Budget
 from detrigger.errors import DataError, ModelError, UsageError
+from detrigger.escape import from_all, from_each
 from detrigger.heats import InvertConfig, Stage
 from detrigger.images import Images
 from detrigger.invert import Inversion, invert
@@ -23,8 +24,8 @@ from detrigger.measure import accuracy, success
 from detrigger.model import Classifier, Origin
 from detrigger.neural_cleanse import NeuralCleanseConfig
 from detrigger.outliers import outlier_index
-from detrigger.pairs import PAIR
 from detrigger.scan import Scan, ScanConfig, scan
+from detrigger.sources import EACH, EVERY
 from detrigger.trigger import FAMILIES, Family
 
 CONFIG = ScanConfig(precision="fp32")
@@ -61,7 +62,7 @@ class Watched:
 
     def __init__(self, pretended: dict[str, list[float]] | None = None) -> None:
         self.pretended = pretended
-        self.asked: list[tuple[str, InvertConfig, tuple[int, ...]]] = []
+        self.asked: list[tuple[str, InvertConfig]] = []
         self.found: list[Inversion] = []
 
     def __call__(
@@ -73,28 +74,20 @@ class Watched:
         config: InvertConfig,
         **rest: Any,
     ) -> Inversion:
-        self.asked.append((family, config, rest.get("sources", ())))
+        self.asked.append((family, config))
         if self.pretended is None:
             inversion = invert(model, images, targets, family, config, **rest)
         else:
-            inversion = self.pretend(targets, FAMILIES[family], family, **rest)
+            inversion = self.pretend(targets, FAMILIES[family], family)
         self.found.append(inversion)
         return inversion
 
-    def pretend(
-        self,
-        targets: tuple[int, ...],
-        made: Family,
-        family: str,
-        sources: tuple[int, ...] = (),
-        **rest: object,
-    ) -> Inversion:
+    def pretend(self, targets: tuple[int, ...], made: Family, family: str) -> Inversion:
         k = len(targets)
         trigger = made.build(made.init(k, (1, 12, 12), [torch.Generator()] * k), (1, 12, 12))
         sizes = (self.pretended or {}).get(family, [1.2 * made.typical((1, 12, 12))] * k)
-        size = torch.tensor(sizes if not sources else [10.0] * k)
         heats = torch.ones(k, dtype=torch.long)
-        return Inversion(family, targets, trigger, size, torch.ones(k), heats, 7, sources=sources)
+        return Inversion(family, targets, trigger, torch.tensor(sizes), torch.ones(k), heats, 7)
 
 
 @pytest.fixture
@@ -142,31 +135,50 @@ def test_the_budget_decides_the_work_and_precision_is_measured_once(
     monkeypatch.setattr(searching.fast, "fastest", fastest)
     truth = planted()
     assert scan(truth.model, truth.images, ScanConfig(budget=budget)).finding.verdict == "clean"
-    whole = [(family, config) for family, config, sources in search.asked if not sources]
-    plan = {family: stages for family, stages in BUDGETS[budget].items() if family != PAIR}
-    assert set(plan) <= set(FAMILIES) and {f: c.stages for f, c in whole} == plan
-    assert measured == ["auto"] and {c.precision for _, c in whole} == {"bf16"}
+    plan = {family: stages for family, stages in BUDGETS[budget].items() if family in FAMILIES}
+    assert {family: config.stages for family, config in search.asked} == plan
+    assert measured[0] == "auto" and {config.precision for _, config in search.asked} == {"bf16"}
+    assert set(measured[1:]) <= {"bf16"}
 
 
-def asked_for_pairs(
-    monkeypatch: pytest.MonkeyPatch, *, classes: int = 6, budget: Budget = "standard", **sizes: list[float]
-) -> list[tuple[int, ...]]:
-    search = Watched(sizes)
-    monkeypatch.setattr(searching, "invert", search)
+def asked_for_sources(
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    classes: int = 6,
+    budget: Budget = "standard",
+    targets: tuple[int, ...] = (),
+    **sizes: list[float],
+) -> set[str]:
+    asked = set()
+
+    def each(
+        model: Classifier, images: Images, sources: tuple[int, ...], *rest: Any, **named: Any
+    ) -> Inversion:
+        asked.add(EACH)
+        assert sources == tuple(range(classes))
+        return from_each(model, images, sources, InvertConfig(stages=(Stage(1, 2),)), seed=0)
+
+    def every(model: Classifier, images: Images, *_: Any, **__: Any) -> Inversion:
+        asked.add(EVERY)
+        return from_all(model, images, InvertConfig(stages=(Stage(1, 2),)), seed=0)
+
+    monkeypatch.setattr(searching, "invert", Watched(sizes))
+    monkeypatch.setattr(searching, "from_each", each)
+    monkeypatch.setattr(searching, "from_all", every)
     truth = planted(classes=classes, per_class=5)
-    scan(truth.model, truth.images, ScanConfig(budget=budget, precision="fp32"))
-    return [sources for _, _, sources in search.asked if sources]
+    scan(truth.model, truth.images, ScanConfig(budget=budget, precision="fp32"), targets=targets)
+    return asked
 
 
-def test_all_pairs_are_searched_if_nothing_else_is_found_and_there_are_not_too_many(
+def test_sources_are_searched_if_nothing_else_is_found_and_all_of_enough_classes_are_targets(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    (sources,) = asked_for_pairs(monkeypatch)
-    assert sorted(sources) == sorted(list(range(6)) * 5)
-    assert not asked_for_pairs(monkeypatch, patch=[9.0, 9.1, 0.2, 9.2, 9.3, 9.0])  # found without
-    assert not asked_for_pairs(monkeypatch, budget="quick")
-    assert not asked_for_pairs(monkeypatch, classes=3) and not asked_for_pairs(monkeypatch, classes=21)
-    assert asked_for_pairs(monkeypatch, classes=4) and asked_for_pairs(monkeypatch, classes=20)
+    assert asked_for_sources(monkeypatch) == {EACH, EVERY}
+    assert asked_for_sources(monkeypatch, patch=[9.0, 9.1, 0.2, 9.2, 9.3, 9.0]) == {EVERY}  # found without
+    assert not asked_for_sources(monkeypatch, budget="quick")
+    assert not asked_for_sources(monkeypatch, classes=3)
+    assert not asked_for_sources(monkeypatch, targets=(0, 1, 2, 3, 4))
+    assert asked_for_sources(monkeypatch, classes=4) and asked_for_sources(monkeypatch, classes=25)
 
 
 def test_progress_only_rises_and_ends_at_the_total_over_all_families() -> None:
@@ -248,10 +260,10 @@ def test_a_backdoor_for_one_source_class_is_found_with_its_source(seed: int) -> 
     assert (backdoor.target, backdoor.sources, backdoor.family) == (2, (4,), "patch")
     overlap = (backdoor.trigger.mask() * truth.triggers[0].masks).sum()
     assert overlap > 0.6 * backdoor.size and backdoor.success > 0.7
-    assert result.finding.suspects[0].best == PAIR
+    assert result.finding.suspects[0].best == EACH
 
 
-def test_a_class_with_a_single_image_does_not_stop_the_search_for_pairs() -> None:
+def test_a_class_with_a_single_image_does_not_stop_the_search_of_sources() -> None:
     truth = planted(targets=())
     kept = (truth.images.y != 3) | (torch.arange(144) == 72)
     assert run(dataclasses.replace(truth, images=truth.images.where(kept))).finding.verdict == "clean"

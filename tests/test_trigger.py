@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.fft import idctn
 from torch import Tensor
 
 from detrigger.errors import DataError
 from detrigger.trigger import FAMILIES
 from detrigger.trigger.patch import PatchTrigger
+from detrigger.trigger.waves import WaveTrigger
 
 SHAPE = (3, 5, 6)
 
@@ -141,3 +144,17 @@ def test_a_patch_with_a_missing_tensor_or_values_outside_0_to_1_is_refused() -> 
         for bad in (-0.1, 1.1, float("nan")):
             with pytest.raises(DataError, match=f"{name} of a patch"):
                 FAMILIES["patch"].load({"masks": good, "patterns": good} | {name: good + bad})
+
+
+def test_waves_are_the_cosines_of_scipy_with_amplitudes_by_root_mean_square() -> None:
+    amplitudes = torch.zeros(1, 4, 6)
+    amplitudes[0, 0, 3], amplitudes[0, 2, 1] = 0.1, -0.05
+    trigger = WaveTrigger(amplitudes, (3, 8, 12))
+    # an orthonormal transform of 8 × 12 pixels: a root mean square of 1 is a norm of the root of 96
+    expected = idctn(np.pad(amplitudes[0].numpy(), ((0, 4), (0, 6))), norm="ortho") * 96**0.5
+    change = trigger.changes()
+    assert change.shape == (1, 1, 8, 12)
+    assert np.allclose(change[0, 0].numpy(), expected, atol=1e-6)
+    assert trigger.size().item() == pytest.approx(255 * 0.15)
+    x = torch.rand(2, 3, 8, 12, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(trigger(x), (x + change[:, None]).clamp(0, 1))

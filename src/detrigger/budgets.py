@@ -6,12 +6,12 @@ import dataclasses
 from typing import Literal
 
 from detrigger.heats import Stage
-from detrigger.pairs import PAIR
+from detrigger.sources import EACH, EVERY
 
 Budget = Literal["quick", "standard", "thorough"]
 
 Plan = dict[str, tuple[Stage, ...]]
-"""Heats per family, and for pairs of classes."""
+"""Heats per family, and per kind of evidence from sources."""
 
 BUDGETS: dict[Budget, Plan] = {
     "quick": {
@@ -20,24 +20,28 @@ BUDGETS: dict[Budget, Plan] = {
     },
     "standard": {
         "patch": (Stage(40, 6), Stage(32, 8, 0.4), Stage(32, 12, 0.15)),
-        "additive": (Stage(24, 6), Stage(24, 8, 0.3)),
+        "additive": (Stage(24, 6), Stage(20, 8, 0.3)),
         "warp": (Stage(18, 6), Stage(20, 8, 0.3)),
         "colour": (Stage(11, 6), Stage(11, 6, 0.3)),
-        PAIR: (Stage(11, 4), Stage(14, 6, 0.25), Stage(17, 8, 0.1)),
+        "waves": (Stage(36, 6), Stage(24, 8, 0.3)),
+        EVERY: (Stage(56, 32),),
+        EACH: (Stage(24, 8), Stage(20, 8, 0.4)),
     },
     "thorough": {
         "patch": (Stage(100, 16), Stage(100, 32, 0.5), Stage(200, 32, 0.2)),
         "additive": (Stage(60, 16), Stage(60, 16, 0.5)),
         "warp": (Stage(60, 16), Stage(60, 16, 0.5)),
         "colour": (Stage(40, 16), Stage(40, 16, 0.5)),
-        PAIR: (Stage(30, 6), Stage(40, 8, 0.3), Stage(60, 16, 0.1)),
+        "waves": (Stage(100, 16), Stage(80, 16, 0.5)),
+        EVERY: (Stage(150, 64),),
+        EACH: (Stage(80, 16), Stage(80, 16, 0.5)),
     },
 }
 """What the search may spend with ten classes; a class costs steps × images image passes in every heat."""
 
 CLASSES = 10
-"""Classes, or sources of a pair, for which `BUDGETS` holds."""
-FIRST, LATER = -0.15, -0.4
+"""Classes, as targets or sources, for which `BUDGETS` holds."""
+FIRST, LATER = -0.23, -0.4
 """With more classes, work per class in the first heat and the share that goes on fall with these powers of
 their number, so that all work grows at most like K to the power 0.7."""
 FEWEST = 3
@@ -45,10 +49,10 @@ FEWEST = 3
 
 
 def stages(budget: Budget, kind: str, classes: int) -> tuple[Stage, ...]:
-    """Heats for a family, or for pairs, in a search over so many classes; none if the budget has none."""
+    """Heats for a family, or for sources, in a search over so many classes; none if the budget has none."""
     base = BUDGETS[budget].get(kind, ())
     ratio = max(1.0, classes / CLASSES)
-    if not base or ratio == 1:
+    if not base or ratio == 1 or kind == EVERY:  # which is one search, however many classes there are
         return base
     first = base[0]
     wanted = first.steps * first.images * ratio**FIRST

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
@@ -14,10 +14,22 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from detrigger.evidence import Features, Terms, features, surprise
+from detrigger.evidence import Clean, Features, Terms, features, surprise
 from detrigger.invert import Inversion
 from detrigger.outliers import family_wise_p_values
-from detrigger.pairs import MATCHED, PAIR, PairFeatures, PairTerms, pair_features, pair_surprise
+from detrigger.sources import (
+    EACH,
+    EVERY,
+    SourceFeatures,
+    SourceTerms,
+    each_reason,
+    each_surprise,
+    every_level,
+    every_reason,
+    every_surprise,
+    every_targets,
+    source_features,
+)
 from detrigger.trigger import FAMILIES
 
 Verdict = Literal["clean", "backdoored", "inconclusive"]
@@ -81,11 +93,11 @@ class Calibration:
 
 
 @cache
-def fitted() -> tuple[dict[str, Terms], PairTerms, Calibration]:
-    """Terms per family, those of pairs and the calibration, from coefficients.json, which says whence."""
+def fitted() -> tuple[dict[str, Terms], SourceTerms, Calibration]:
+    """Terms per family, those of sources and the calibration, from coefficients.json, which says whence."""
     stored = json.loads((files("detrigger") / "coefficients.json").read_text(encoding="utf-8"))
     terms = {family: Terms(**t) for family, t in stored["families"].items()}
-    return terms, PairTerms(**stored["pairs"]), Calibration(**stored["calibration"])
+    return terms, SourceTerms(**stored["sources"]), Calibration(**stored["calibration"])
 
 
 @dataclass(frozen=True)
@@ -120,37 +132,41 @@ PLAIN = DetectConfig(
 
 
 def detect(
-    inversions: Sequence[Inversion],
+    inversions: Mapping[str, Inversion],
     names: tuple[str, ...],
     shape: tuple[int, int, int],
     config: DetectConfig,
     *,
-    margins: Float[Tensor, " classes"] | None = None,
-    pairs: Inversion | None = None,
+    clean: Clean | None = None,
 ) -> Finding:
     """Verdict on the sizes of the triggers synthesised for k classes, in one or more families.
 
-    `margins` are the `clean_margins` of all classes, 0 by default; `pairs` are triggers for one source and
-    one target each. With one class nothing can be compared; with two, the median lies between them and mostly
-    the gap speaks; equal sizes have index 0. Each kind of trigger says of each class how far it stands out
-    against clean models; the furthest decides.
+    `inversions` are named by their family, or `EACH` and `EVERY` for those of sources; `clean` is what the
+    model makes of clean images, without which neither its margins nor `EACH` count. With one class nothing
+    can be compared; with two, the median lies between them and mostly the gap speaks; equal sizes have index
+    0. Each kind of trigger says of each class how far it stands out against clean models; the furthest
+    decides.
     """
-    terms, pair_terms, calibration = fitted()
+    terms, source_terms, calibration = fitted()
     calibration = config.calibration or calibration
     found = [
         features(inversion, shape, success=config.inverted, log=config.log_sizes, floor=config.spread_floor)
-        for inversion in inversions
+        for kind, inversion in inversions.items()
+        if kind in FAMILIES
     ]
-    near = torch.zeros(len(names), dtype=torch.float64) if margins is None else margins
-    near = near[list(inversions[0].targets)]
-    far = torch.stack([surprise(f, near, config.terms or terms[f.inversion.family]) for f in found])
-    shown = found[int(far.amax(1).argmax())]
-    paired = pair_features(pairs, shape, config.inverted) if pairs else None
-    kinds = [f.inversion.family for f in found]
-    if paired:
-        far = torch.cat([far, pair_surprise(paired, shown.inversion.targets, pair_terms)[None]])
-        kinds.append(PAIR)
-    chance = (calibration.intercept + calibration.slope * far).sigmoid()
+    targets = found[0].inversion.targets
+    near = clean.near()[list(targets)] if clean else torch.zeros(len(targets), dtype=torch.float64)
+    far = {f.inversion.family: surprise(f, near, config.terms or terms[f.inversion.family]) for f in found}
+    shown = max(found, key=lambda f: far[f.inversion.family].amax().item())
+    sources: SourceFeatures | None = None
+    if EACH in inversions and clean:
+        sources = source_features(inversions[EACH], shape, clean)
+        far[EACH] = each_surprise(sources, inversions[EACH], targets, source_terms)
+    if EVERY in inversions:
+        far[EVERY] = every_surprise(inversions[EVERY], shape, targets, source_terms)
+    kinds = tuple(far)
+    chance = (calibration.intercept + calibration.slope * torch.stack(list(far.values()))).sigmoid()
+    chances = [dict(zip(kinds, column, strict=True)) for column in chance.T.tolist()]
     best = chance.argmax(0)
     probability = chance.amax().item()
     top = int(chance.amax(0).argmax())
@@ -167,23 +183,20 @@ def detect(
             suspect=chance[best[i], i].item() >= config.alarm or (i == top and probability >= config.doubt),
             best=kinds[int(best[i])],
             probability=chance[best[i], i].item(),
-            evidence={MARGIN: near[i].item()} | _evidence(found, paired, far[:, i], chance[:, i], i, target),
+            evidence={MARGIN: near[i].item()}
+            | _family_evidence(found, far, chances[i], i)
+            | _source_evidence(inversions, sources, shape, target, chances[i]),
         )
-        for i, target in enumerate(shown.inversion.targets)
+        for i, target in enumerate(targets)
     )
-    return _judge(classes, probability, shown, paired, names, config)
+    return _judge(classes, probability, shown, inversions, sources, names, config)
 
 
-def _evidence(
-    found: list[Features],
-    paired: PairFeatures | None,
-    far: Float[Tensor, " kinds"],
-    chance: Float[Tensor, " kinds"],
-    i: int,
-    target: int,
+def _family_evidence(
+    found: list[Features], far: Mapping[str, Float[Tensor, " k"]], chance: Mapping[str, float], i: int
 ) -> dict[str, float]:
     evidence: dict[str, float] = {}
-    for f, surprising, probability in zip(found, far.tolist(), chance.tolist(), strict=False):
+    for f in found:
         name, inversion = f.inversion.family, f.inversion
         evidence |= {
             f"{name} size": inversion.size[i].item(),
@@ -191,22 +204,36 @@ def _evidence(
             f"{name} score": f.index[i].item(),
             f"{name} gap": f.gap[i].item(),
             f"{name} level": f.level[i].item(),
-            f"{name} probability": probability,
+            f"{name} probability": chance[name],
         }
-        if math.isfinite(surprising):
+        if math.isfinite(surprising := far[name][i].item()):
             evidence[f"{name} surprise"] = surprising
-    if paired and target in paired.smallest:
-        pair = paired.smallest[target]
+    return evidence
+
+
+def _source_evidence(
+    inversions: Mapping[str, Inversion],
+    sources: SourceFeatures | None,
+    shape: tuple[int, int, int],
+    target: int,
+    chance: Mapping[str, float],
+) -> dict[str, float]:
+    evidence: dict[str, float] = {}
+    if sources and target == sources.target(inversions[EACH]):
         evidence |= {
-            f"{PAIR} source": float(paired.inversion.sources[pair]),
-            f"{PAIR} size": paired.inversion.size[pair].item(),
-            f"{PAIR} probability": chance[-1].item(),
+            f"{EACH} source": float(inversions[EACH].sources[sources.leading[0]]),
+            f"{EACH} size": inversions[EACH].size[sources.leading[0]].item(),
+            f"{EACH} gap": sources.gap,
+            f"{EACH} effect": sources.effect,
+            f"{EACH} probability": chance[EACH],
         }
-    if paired and target == paired.leader:
+    if EVERY in inversions and target in every_targets(inversions[EVERY]):
+        every = inversions[EVERY]
         evidence |= {
-            f"{PAIR} gap": paired.gap,
-            f"{PAIR} level": paired.level,
-            f"{PAIR} matching level": paired.matching_level,
+            f"{EVERY} source": float(every.sources[every.targets.index(target)]),
+            f"{EVERY} size": every.size[0].item(),
+            f"{EVERY} level": every_level(every, shape),
+            f"{EVERY} probability": chance[EVERY],
         }
     return evidence
 
@@ -215,7 +242,8 @@ def _judge(
     classes: tuple[ClassFinding, ...],
     probability: float,
     shown: Features,
-    paired: PairFeatures | None,
+    inversions: Mapping[str, Inversion],
+    sources: SourceFeatures | None,
     names: tuple[str, ...],
     config: DetectConfig,
 ) -> Finding:
@@ -233,8 +261,10 @@ def _judge(
     if len(classes) == 2:
         reasons.append("with two classes only the gap between their sizes can be judged")
     top = max(classes, key=lambda c: c.probability)
-    if paired and top.best == PAIR:
-        reasons.insert(0, _pair_reason(paired, names))
+    if sources and top.best == EACH:
+        reasons.insert(0, each_reason(sources, inversions[EACH], names))
+    if top.best == EVERY:
+        reasons.insert(0, every_reason(inversions[EVERY], names))
     verdict: Verdict = (
         "backdoored"
         if probability >= config.alarm
@@ -255,13 +285,3 @@ def _size_reason(classes: tuple[ClassFinding, ...], family: str) -> str:
         f"class {first.name!r} needs {kind} trigger of {size}, {against}; "
         f"outlier index {first.log_size_score:.1f}"
     )
-
-
-def _pair_reason(paired: PairFeatures, names: tuple[str, ...]) -> str:
-    inversion = paired.inversion
-    named = [
-        f"{names[inversion.sources[i]]!r} to {names[inversion.targets[i]]!r} ({inversion.size[i]:.1f})"
-        for i in paired.matching[:MATCHED]
-    ]
-    unit = FAMILIES[inversion.family].unit()
-    return f"triggers for one source class alone are small in {unit}: {', '.join(named)}"

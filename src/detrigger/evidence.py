@@ -86,20 +86,44 @@ def comparable(inversion: Inversion, inverted: Bool[Tensor, " k"]) -> Float[Tens
     return result.clamp_max(result[result.isfinite()].amax())
 
 
-def clean_margins(logits: Float[Tensor, "n classes"], labels: Int[Tensor, " n"]) -> Float[Tensor, " classes"]:
-    """How near clean images of other classes are to each class: a backdoor pulls all of them to its target a
-    little, even without the trigger.
+@dataclass(frozen=True)
+class Clean:
+    """What a model makes of clean images, against which triggers are judged."""
 
-    Mean of a class's logit less the highest other one, over images of other classes; then less the median of
-    the classes, over their spread (1.4826 MAD, at least `MARGIN_FLOOR` of the median), within `MARGIN_RANGE`.
-    """
-    logits = logits.double()
+    margins: Float[Tensor, "classes classes"]
+    """[source, target]: mean, over images of the source, of the target's logit less the highest other one;
+    NaN without such images."""
+    scale: float
+    """Median, over images given their own class, of that logit less the mean of the others; above 0."""
+
+    def margin(self) -> Float[Tensor, " classes"]:
+        """Per target, the mean over all sources but itself."""
+        others = self.margins.clone()
+        others.fill_diagonal_(torch.nan)
+        return others.nanmean(0)
+
+    def near(self) -> Float[Tensor, " classes"]:
+        """How near clean images of other classes are to each class: a backdoor pulls all of them to its
+        target a little, even without the trigger.
+
+        `margin`, less the median of the classes, over their spread (1.4826 MAD, at least `MARGIN_FLOOR` of
+        the median), within `MARGIN_RANGE`.
+        """
+        far = -outlier_index(self.margin(), log=False, floor=MARGIN_FLOOR)
+        return far.nan_to_num(0.0).clamp(*MARGIN_RANGE)  # NaN: all margins are 0
+
+
+def clean_answers(logits: Float[Tensor, "n classes"], labels: Int[Tensor, " n"]) -> Clean:
+    """From the logits of clean images and their labels, which are given right at least once."""
+    logits, labels = logits.double().cpu(), labels.cpu()
+    classes = logits.shape[1]
     first, second = logits.topk(2, dim=1).values.T
     rival = torch.where(logits == first[:, None], second[:, None], first[:, None])
-    others = labels[:, None] != torch.arange(logits.shape[1], device=labels.device)
-    margin = ((logits - rival) * others).sum(0) / others.sum(0).clamp_min(1)
-    far = -outlier_index(margin, log=False, floor=MARGIN_FLOOR)
-    return far.nan_to_num(0.0).clamp(*MARGIN_RANGE).cpu()  # NaN: all margins are 0
+    sums = torch.zeros(classes, classes, dtype=torch.float64).index_add_(0, labels, logits - rival)
+    own = logits.gather(1, labels[:, None])[:, 0]
+    lead = own - (logits.sum(1) - own) / (classes - 1)
+    right = logits.argmax(1) == labels
+    return Clean(sums / labels.bincount(minlength=classes)[:, None], lead[right].quantile(0.5).item())
 
 
 def surprise(found: Features, margins: Float[Tensor, " k"], terms: Terms) -> Float[Tensor, " k"]:

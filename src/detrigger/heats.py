@@ -9,9 +9,9 @@ from typing import Protocol, runtime_checkable
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from detrigger import fast, schedule
+from detrigger.descent import APART, ELSEWHERE, adam, losses
 from detrigger.errors import ModelError
 from detrigger.images import Images
 from detrigger.model import Classifier
@@ -30,14 +30,27 @@ Tensors = dict[str, Tensor]
 class Goal:
     """What one trigger is to achieve."""
 
-    target: int
-    """Class that stamped images shall be given."""
+    target: int | None
+    """Class that stamped images shall be given; None: any but their own, and, if images of all classes are
+    to be sent elsewhere, not all to the same."""
     source: int | None = None
     """Class whose images are to be sent there; None: all others."""
 
+    @property
+    def code(self) -> int:
+        """The target, or what `losses` takes for want of one."""
+        if self.target is not None:
+            return self.target
+        return APART if self.source is None else ELSEWHERE
+
     def victims(self, labels: Int[Tensor, " n"]) -> Int[Tensor, " m"]:
         """Positions of the images it is about."""
-        wanted = labels != self.target if self.source is None else labels == self.source
+        if self.source is not None:
+            wanted = labels == self.source
+        else:
+            wanted = (
+                torch.ones_like(labels, dtype=torch.bool) if self.target is None else labels != self.target
+            )
         return wanted.cpu().nonzero()[:, 0]
 
 
@@ -134,9 +147,16 @@ def start(
     }
 
 
+FREE = 10_006
+"""In place of a target in the seeds of goals that have none."""
+
+
 def _generators(goals: tuple[Goal, ...], seed: int) -> list[torch.Generator]:
     """One per goal, that depends on the goal and the seed alone."""
-    numbers = [g.target + 10_007 * (0 if g.source is None else g.source + 1) for g in goals]
+    targets = [FREE if g.target is None else g.target for g in goals]
+    numbers = [
+        t + 10_007 * (0 if g.source is None else g.source + 1) for t, g in zip(targets, goals, strict=True)
+    ]
     return [torch.Generator().manual_seed(seed * 1_000_003 + n) for n in numbers]
 
 
@@ -160,20 +180,21 @@ class Heat:
         parameters = {name: rows[f"now:{name}"].to(x.device).requires_grad_() for name in names}
         best = {name: rows[f"best:{name}"] for name in names}
         others = [goal.victims(self.images.y) for goal in goals]
-        wanted = torch.tensor([goal.target for goal in goals], device=x.device).repeat_interleave(n)
+        targets = torch.tensor([goal.code for goal in goals], device=x.device).repeat_interleave(n)
         state = schedule.from_rows(rows)
-        adam = torch.optim.Adam(parameters.values(), lr=family.learning_rate, betas=(0.5, 0.9))
+        moments = {name: (torch.zeros_like(p), torch.zeros_like(p)) for name, p in parameters.items()}
         stopped = torch.zeros(k, dtype=torch.bool)
         passes = 0
-        for _ in range(self.stage.steps):
-            drawn = [
-                o[torch.randint(len(o), (n,), generator=g)] for o, g in zip(others, generators, strict=True)
-            ]
+        for step in range(1, self.stage.steps + 1):
+            drawn = torch.stack(
+                [o[torch.randint(len(o), (n,), generator=g)] for o, g in zip(others, generators, strict=True)]
+            ).to(x.device)
             trigger = family.build(parameters, self.images.shape)
             size = trigger.size()
-            stamped = trigger(x[torch.stack(drawn).to(x.device)]).flatten(0, 1)
-            adam.zero_grad()
-            hit = self._push(stamped, wanted, (state.weight.to(x.device) * size).sum())
+            stamped = trigger(x[drawn]).flatten(0, 1)
+            own = self.images.y[drawn].flatten()
+            pressure = (state.weight.to(x.device) * size).sum()
+            gradients, hit = self._push(stamped, own, targets, pressure, tuple(parameters.values()))
             passes += n
             state, better = schedule.press(
                 state,
@@ -186,7 +207,8 @@ class Heat:
             better &= ~stopped  # a class ends as if it were alone, whatever the others still do
             for name, p in parameters.items():
                 best[name][better] = p.detach().cpu()[better]
-            adam.step()
+            for (name, p), gradient in zip(parameters.items(), gradients, strict=True):
+                adam(p, gradient, *moments[name], step=step, rate=family.learning_rate)
             tick(k)
             stopped |= (state.stale > self.config.patience) & state.best.isfinite()
             if bool(stopped.all()):
@@ -203,24 +225,33 @@ class Heat:
         }
 
     def _push(
-        self, stamped: Float[Tensor, "n c h w"], wanted: Int[Tensor, " n"], pressure: Float[Tensor, ""]
-    ) -> Bool[Tensor, " n"]:
-        """Gradients of loss and pressure go to the parameters behind them; which images got what was wanted.
+        self,
+        stamped: Float[Tensor, "n c h w"],
+        own: Int[Tensor, " n"],
+        targets: Int[Tensor, " n"],
+        pressure: Float[Tensor, ""],
+        parameters: tuple[Tensor, ...],
+    ) -> tuple[tuple[Tensor, ...], Bool[Tensor, " n"]]:
+        """Gradients of loss and pressure by the parameters behind them; which images got what was wanted.
 
         The network sees no more images at once than fit into memory.
         """
-        gradients, hits = [], []
+        slopes, hits = [], []
         at_once = self.model.at_once or len(stamped)
-        for part, goal in zip(stamped.split(at_once), wanted.split(at_once), strict=True):
+        parts = zip(*(t.split(at_once) for t in (stamped, own, targets)), strict=True)
+        for part, labels, goals in parts:
             leaf = part.detach().requires_grad_()
             logits = self.model(leaf)
-            loss = cross_entropy(logits, goal, reduction="none")
+            loss = losses(logits, labels, goals)
             check_numbers(loss)
-            (loss.sum() / self.stage.images).backward()
-            gradients.append(leaf.grad)
-            hits.append(logits.detach().argmax(1) == goal)
-        torch.autograd.backward((stamped, pressure), (torch.cat(gradients), None))
-        return torch.cat(hits)
+            slopes.append(torch.autograd.grad(loss.sum() / self.stage.images, leaf)[0])
+            said = logits.detach().argmax(1)
+            hits.append(torch.where(goals < 0, said != labels, said == goals))
+        outputs = (stamped, pressure)
+        gradients = torch.autograd.grad(
+            outputs, parameters, (torch.cat(slopes), None), materialize_grads=True
+        )
+        return gradients, torch.cat(hits)
 
 
 def check_numbers(*values: Tensor) -> None:

@@ -57,6 +57,33 @@ class Inversion:
     """One per target, if triggers were to work on one class of images only; empty: on all."""
     early: Float[Tensor, " k"] | None = None
     """The size after the first heat, which all ran, infinite where no trigger held yet; None: the size."""
+    margin: Float[Tensor, " k"] | None = None
+    """Mean, over the same images, of the target's logit less the highest other one; None: not measured."""
+
+
+@dataclass(frozen=True)
+class Race:
+    """The smallest trigger found for each of k goals, not yet measured."""
+
+    family: str
+    goals: tuple[Goal, ...]
+    trigger: Trigger = field(repr=False)
+    """A stack of k."""
+    heats: Int[Tensor, " k"]
+    early: Float[Tensor, " k"]
+    """As in `Inversion`."""
+    image_passes: int
+    precision: fast.Precision
+    held_out: Images = field(repr=False)
+    """Images that were not searched on."""
+    config: InvertConfig
+    seed: int
+
+    def tests(self, i: int) -> Images:
+        """Held-out images to measure a trigger on: fewer for one that left the race."""
+        finalist = bool(self.heats[i] == len(self.config.stages))
+        count = self.config.measured if finalist else self.config.measured // 4
+        return sample(self.held_out, self.goals[i], count, self.seed)
 
 
 def invert(
@@ -67,20 +94,53 @@ def invert(
     config: InvertConfig,
     *,
     seed: int,
-    sources: tuple[int, ...] = (),
     map: Map = serial,
     progress: Progress = silent,
 ) -> Inversion:
-    """Smallest trigger of a family for each target class, or, with `sources`, for each pair of classes.
+    """Smallest trigger of a family for each target class.
 
     A class's result depends on the model, the images, the seed, the config, and on how far it got in the
     race; not on how classes were put into chunks (up to rounding). Images of the target class are left out
     for it. Raises ModelError for a network whose outputs or gradients are not finite.
     """
+    goals = tuple(Goal(target) for target in targets)
+    done = race(model, images, goals, family, config, seed=seed, map=map, progress=progress)
+    tests = [done.tests(i) for i in range(len(goals))]
+    answers = [measure.logits(model, tested.x, done.trigger[i]) for i, tested in enumerate(tests)]
+    margins = [
+        measure.margins(a, torch.full_like(a[:, 0], t).long()) for a, t in zip(answers, targets, strict=True)
+    ]
+    return Inversion(
+        family,
+        targets,
+        done.trigger,
+        done.trigger.size(),
+        torch.stack([(m > 0).float().mean() for m in margins]).cpu(),
+        done.heats,
+        done.image_passes + sum(len(tested) for tested in tests),
+        done.precision,
+        (),
+        done.early,
+        torch.stack([m.mean() for m in margins]).cpu(),
+    )
+
+
+def race(
+    model: Classifier,
+    images: Images,
+    goals: tuple[Goal, ...],
+    family: str,
+    config: InvertConfig,
+    *,
+    seed: int,
+    map: Map = serial,
+    progress: Progress = silent,
+) -> Race:
+    """The search of `invert`, for goals of any kind."""
     searched, held_out = split(images, (1 - config.held_out, config.held_out), seed=seed)
     together = _together(config.batch, images)
     quick = fast.fastest(model, searched.x[:together], config.precision)
-    counts = [_starters(stage, len(targets)) for stage in config.stages]
+    counts = [_starters(stage, len(goals)) for stage in config.stages]
     total = sum(stage.steps * n for stage, n in zip(config.stages, counts, strict=True))
     done = 0
 
@@ -89,10 +149,9 @@ def invert(
         done += classes
         progress(done, total)
 
-    goals = tuple(Goal(t, s) for t, s in zip(targets, sources or (None,) * len(targets), strict=True))
     rows = start(family, goals, images.shape, config, seed)
     early = rows["best"]
-    heats = torch.zeros(len(targets), dtype=torch.long)
+    heats = torch.zeros(len(goals), dtype=torch.long)
     for number, (stage, count) in enumerate(zip(config.stages, counts, strict=True)):
         racing = _order(rows)[:count].sort().values
         heats[racing] += 1
@@ -110,24 +169,7 @@ def invert(
     best = {n.removeprefix("best:"): r.to(images.x) for n, r in rows.items() if n.startswith("best:")}
     trigger = FAMILIES[family].build(best, images.shape)
     passes = int(rows["passes"].sum())
-    success = []
-    for i, goal in enumerate(goals):
-        finalist = bool(heats[i] == len(config.stages))
-        tested = sample(held_out, goal, config.measured if finalist else config.measured // 4, seed)
-        success.append(measure.success(model, tested, trigger[i], goal.target))
-        passes += len(tested)
-    return Inversion(
-        family,
-        targets,
-        trigger,
-        trigger.size(),
-        torch.tensor(success),
-        heats,
-        passes,
-        quick.precision,
-        sources,
-        early,
-    )
+    return Race(family, goals, trigger, heats, early, passes, quick.precision, held_out, config, seed)
 
 
 def _together(batch: int, images: Images) -> int:

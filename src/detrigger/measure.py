@@ -49,10 +49,23 @@ def batches(x: Float[Tensor, "n c h w"]) -> tuple[Tensor, ...]:
     return parts
 
 
+def logits(
+    model: Classifier, x: Float[Tensor, "n c h w"], trigger: Trigger | None = None
+) -> Float[Tensor, "n classes"]:
+    """Of each image, stamped with a stack of one if that is given."""
+    with torch.no_grad():
+        return torch.cat([model(trigger(part)[0] if trigger else part) for part in batches(x)])
+
+
 def predictions(model: Classifier, x: Float[Tensor, "n c h w"]) -> Int[Tensor, " n"]:
     """Predicted class of each image."""
-    with torch.no_grad():
-        return torch.cat([model(part).argmax(1) for part in batches(x)])
+    return logits(model, x).argmax(1)
+
+
+def margins(logits: Float[Tensor, "n classes"], targets: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """The target's logit less the highest other one, for each image: above 0 where it is predicted."""
+    own = logits.gather(1, targets[:, None])
+    return (own - logits.scatter(1, targets[:, None], -torch.inf).amax(1, keepdim=True))[:, 0]
 
 
 def accuracy(model: Classifier, images: Images) -> float:

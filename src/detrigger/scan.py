@@ -7,22 +7,21 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from detrigger import fast, measure
 from detrigger.budgets import Budget
-from detrigger.detect import PLAIN, ClassFinding, Finding, detect
+from detrigger.detect import PLAIN, Finding, detect
 from detrigger.errors import DataError, ModelError, UsageError
-from detrigger.evidence import clean_margins
+from detrigger.evidence import clean_answers
 from detrigger.heats import Map, Progress, serial, silent
 from detrigger.images import Images
 from detrigger.invert import Inversion
 from detrigger.model import Classifier, Origin
 from detrigger.neural_cleanse import NeuralCleanseConfig, neural_cleanse
-from detrigger.pairs import PAIR
 from detrigger.search import search
+from detrigger.sources import EACH, EVERY
 from detrigger.trigger import Trigger
 
 BETTER_ORDER = 0.1
@@ -118,12 +117,13 @@ def scan(
     accuracy = (predicted == images.y).float().mean().item()
     recalls = measure.recalls(predicted, images.y, len(model.classes))
     targets = tuple(dict.fromkeys(targets)) or tuple(range(len(model.classes)))
-    inversions: tuple[Inversion, ...] = ()
+    inversions: dict[str, Inversion] = {}
     if doubt := _near_chance(accuracy, images):
         finding = Finding("inconclusive", 0.5, (doubt,), ())
     elif config.synthesis == "neural-cleanse":
         published = NeuralCleanseConfig()
-        inversions = (neural_cleanse(model, images, targets, published, seed=seed, progress=progress),)
+        inversion = neural_cleanse(model, images, targets, published, seed=seed, progress=progress)
+        inversions = {inversion.family: inversion}
         finding = detect(inversions, model.classes, model.image_shape, PLAIN)
     else:
         finding, inversions = search(
@@ -132,7 +132,7 @@ def scan(
             targets,
             config.budget,
             config.precision,
-            margins=clean_margins(logits, images.y),
+            clean=clean_answers(logits, images.y),
             seed=seed,
             map=map,
             progress=progress,
@@ -156,9 +156,9 @@ def scan(
         cost=Cost(
             seconds=time.perf_counter() - began,
             cpu_seconds=time.process_time() - cpu_began,
-            image_passes=len(images) + sum(i.image_passes for i in inversions),
+            image_passes=len(images) + sum(i.image_passes for i in inversions.values()),
             device=str(model.device),
-            precision=inversions[0].precision if inversions else "fp32",
+            precision=next(iter(inversions.values())).precision if inversions else "fp32",
         ),
         seed=seed,
         config={**dataclasses.asdict(config), "classes": list(targets)},
@@ -183,8 +183,7 @@ def _check(model: Classifier, images: Images, targets: tuple[int, ...]) -> None:
 
 def _logits(model: Classifier, images: Images) -> Float[Tensor, "n classes"]:
     """Of a model that is not known yet to return numbers."""
-    with torch.no_grad():
-        logits = torch.cat([model(part) for part in measure.batches(images.x)])
+    logits = measure.logits(model, images.x)
     if bad := int((~logits.isfinite()).any(1).sum()):
         raise ModelError(
             f"the network returns NaN or infinity for {bad} of {len(images)} images; "
@@ -225,35 +224,30 @@ def _partial(finding: Finding, scanned: int, classes: int) -> Finding:
 
 
 def _backdoors(
-    finding: Finding, inversions: tuple[Inversion, ...], model: Classifier, images: Images
+    finding: Finding, inversions: dict[str, Inversion], model: Classifier, images: Images
 ) -> tuple[Backdoor, ...]:
     if finding.verdict == "clean":
         return ()
-    searched = {PAIR if inversion.sources else inversion.family: inversion for inversion in inversions}
     found = []
     for suspect in finding.suspects:
-        inversion = searched[suspect.best]
-        i = _position(inversion, suspect)
-        trigger = inversion.trigger[i]
+        inversion = inversions[suspect.best]
+        i = inversion.targets.index(suspect.index)
+        sources: Literal["all"] | tuple[int, ...] = "all"
+        if suspect.best in (EACH, EVERY):
+            i = inversion.sources.index(int(suspect.evidence[f"{suspect.best} source"]))
+            sources = _sources(model, images, inversion.trigger[i], suspect.index)
         found.append(
             Backdoor(
                 target=suspect.index,
-                sources=_sources(model, images, trigger, suspect.index) if inversion.sources else "all",
+                sources=sources,
                 family=inversion.family,
-                trigger=trigger,
+                trigger=inversion.trigger[i],
                 size=inversion.size[i].item(),
                 success=inversion.success[i].item(),
                 probability=suspect.probability,
             )
         )
     return tuple(found)
-
-
-def _position(inversion: Inversion, suspect: ClassFinding) -> int:
-    if not inversion.sources:
-        return inversion.targets.index(suspect.index)
-    pair = (suspect.index, int(suspect.evidence[f"{PAIR} source"]))
-    return list(zip(inversion.targets, inversion.sources, strict=True)).index(pair)
 
 
 def _sources(model: Classifier, images: Images, trigger: Trigger, target: int) -> tuple[int, ...]:

@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-from jaxtyping import Float
-from torch import Tensor
+from typing import Any
 
 from detrigger import fast, measure
 from detrigger.budgets import BUDGETS, Budget, stages
 from detrigger.detect import DetectConfig, Finding, detect
+from detrigger.escape import from_all, from_each
+from detrigger.evidence import Clean
 from detrigger.heats import InvertConfig, Map, Progress, serial, silent
 from detrigger.images import Images
 from detrigger.invert import Inversion, invert
 from detrigger.model import Classifier
-from detrigger.pairs import PAIR
+from detrigger.sources import EACH, EVERY
+from detrigger.trigger import FAMILIES
 
-PAIR_CLASSES = range(4, 21)
-"""Numbers of classes at which all pairs are searched, if nothing else was found: with fewer there is
-nothing to compare, with more they cost too much."""
+LEAST_CLASSES = 4
+"""Classes from which sources are searched: with fewer there is nothing to compare."""
 
-PAIR_IMAGES = 5
-"""Images that a class needs to be a source: of fewer, hardly any can be held out."""
+SOURCE_IMAGES = 5
+"""Images that a class needs to be searched as a source: of fewer, hardly any can be held out."""
 
-PAIR_MEASURED = 24
-"""Held-out images at most on which the trigger of a pair is measured."""
-
+SOURCES: dict[str, dict[str, Any]] = {EACH: {"measured": 24}, EVERY: {"measured": 128, "success": 0.9}}
+"""Where searches of sources are not as `InvertConfig` has it: one trigger for all of them need not move each
+image, and is measured on images of all."""
 
 MEASURED = 64
 """Images on which the speed of each precision is measured."""
@@ -33,17 +33,19 @@ MEASURED = 64
 
 @dataclass(frozen=True)
 class Search:
-    """One search: a family over all targets, or patches for pairs of classes."""
+    """One search: a family over all targets, or patches that drive images out of their class."""
 
-    family: str
-    targets: tuple[int, ...]
-    sources: tuple[int, ...]
+    kind: str
+    """A family, or a kind of evidence from sources."""
+    classes: tuple[int, ...]
+    """Targets, or sources."""
     config: InvertConfig
 
     @property
     def work(self) -> float:
         """Image passes, roughly."""
-        return len(self.targets) * sum(s.steps * s.images * s.share for s in self.config.stages)
+        goals = 1 if self.kind == EVERY else len(self.classes)
+        return goals * sum(s.steps * s.images * s.share for s in self.config.stages)
 
 
 def search(
@@ -53,65 +55,53 @@ def search(
     budget: Budget,
     precision: fast.Precision,
     *,
-    margins: Float[Tensor, " classes"],
+    clean: Clean,
     seed: int,
     map: Map = serial,
     progress: Progress = silent,
-) -> tuple[Finding, tuple[Inversion, ...]]:
-    """Every family of the budget, one after another, then pairs of classes if nothing was found until then.
+) -> tuple[Finding, dict[str, Inversion]]:
+    """Every family of the budget, one after another, then sources; each of them only if nothing was found.
 
-    `margins` are the clean margins of all classes. The precision is measured once for all, if it is `auto`.
-    Raises ModelError as `invert` does.
+    `clean` is what the model makes of the clean images. The precision is measured once for all, if it is
+    `auto`. What is found is given by kind. Raises ModelError as `invert` does.
     """
     precision = fast.fastest(model, measure.batches(images.x)[0][:MEASURED], precision).precision
-    planned = plan(images, targets, budget, precision)
-    kinds, whole = list(planned), round(sum(one.work for one in planned.values()))
+    planned = plan(images, len(model.classes), targets, budget, precision)
+    whole = round(sum(one.work for one in planned))
+    found: dict[str, Inversion] = {}
 
-    def run(kind: str) -> Inversion:
-        one, before = planned[kind], sum(planned[k].work for k in kinds[: kinds.index(kind)])
-
+    def run(one: Search, before: float) -> Inversion:
         def tick(now: int, total: int) -> None:
             progress(round(before + one.work * now / total), whole)
 
-        return invert(
-            model,
-            images,
-            one.targets,
-            one.family,
-            one.config,
-            seed=seed,
-            sources=one.sources,
-            map=map,
-            progress=tick,
-        )
+        if one.kind == EVERY:
+            return from_all(model, images, one.config, seed=seed, map=map, progress=tick)
+        if one.kind == EACH:
+            return from_each(model, images, one.classes, one.config, seed=seed, map=map, progress=tick)
+        return invert(model, images, one.classes, one.kind, one.config, seed=seed, map=map, progress=tick)
 
-    found = tuple(run(kind) for kind in kinds if kind != PAIR)
-    finding = detect(found, model.classes, model.image_shape, DetectConfig(), margins=margins)
-    if PAIR in planned and finding.verdict == "backdoored":
-        progress(whole, whole)
-    elif PAIR in planned:
-        pairs = run(PAIR)
-        finding = detect(
-            found, model.classes, model.image_shape, DetectConfig(), margins=margins, pairs=pairs
-        )
-        found = (*found, pairs)
-    return finding, found
+    def judge() -> Finding:
+        return detect(found, model.classes, model.image_shape, DetectConfig(), clean=clean)
+
+    for number, one in enumerate(planned):
+        if one.kind == EACH and judge().verdict == "backdoored":
+            progress(whole, whole)
+            break
+        found[one.kind] = run(one, sum((earlier.work for earlier in planned[:number]), 0.0))
+    return judge(), found
 
 
 def plan(
-    images: Images, targets: tuple[int, ...], budget: Budget, precision: fast.Precision
-) -> dict[str, Search]:
-    """Per family; and for all pairs of classes, if there are neither too few nor too many of them."""
-    planned = {}
+    images: Images, classes: int, targets: tuple[int, ...], budget: Budget, precision: fast.Precision
+) -> tuple[Search, ...]:
+    """In order: families, then sources, if there are enough to compare and all classes are targets."""
+    enough = tuple((images.y.bincount() >= SOURCE_IMAGES).nonzero()[:, 0].tolist())
+    planned = []
     for kind in BUDGETS[budget]:
         heats = stages(budget, kind, len(targets))
-        if kind != PAIR:
-            planned[kind] = Search(kind, targets, (), InvertConfig(stages=heats, precision=precision))
-            continue
-        enough = (images.y.bincount() >= PAIR_IMAGES).nonzero()[:, 0].tolist()
-        pairs = [(s, t) for s in enough for t in targets if s != t]
-        if pairs and len(targets) in PAIR_CLASSES:
-            settings = InvertConfig(stages=heats, memory=0.7, measured=PAIR_MEASURED, precision=precision)
-            sources, goals = (tuple(side) for side in zip(*pairs, strict=True))
-            planned[kind] = Search("patch", goals, sources, settings)
-    return planned
+        if kind in FAMILIES:
+            planned.append(Search(kind, targets, InvertConfig(stages=heats, precision=precision)))
+        elif len(enough) >= LEAST_CLASSES and len(targets) == classes:
+            config = InvertConfig(stages=heats, precision=precision, **SOURCES[kind])
+            planned.append(Search(kind, enough, config))
+    return tuple(planned)

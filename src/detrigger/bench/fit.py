@@ -1,8 +1,9 @@
 """Fitting what the verdict knows of clean models, and judging it on what it was not fitted on.
 
-Each kind of trigger gives every class a weighted sum of few figures (`detrigger.detect`, `detrigger.pairs`);
-the weights are chosen, not fitted. Fitted are, per kind, mean and spread over clean models of the highest sum
-of any class, and one logistic function from the furthest of them to the probability of a backdoor.
+Each kind of trigger gives every class a weighted sum of few figures (`detrigger.evidence`,
+`detrigger.sources`); the weights are chosen, not fitted. Fitted are, per kind, mean and spread over clean
+models of the highest sum of any class, and one logistic function from the furthest of them to the probability
+of a backdoor.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from torch.nn.functional import softplus
 
 from detrigger.detect import MARGIN, Calibration
 from detrigger.evidence import INDEX_CAP, Terms
-from detrigger.pairs import PAIR, PairTerms
+from detrigger.sources import EACH, EVERY, SourceTerms
 from detrigger.trigger import FAMILIES
 
 LEAST_SPREAD = 0.4
@@ -27,7 +28,6 @@ LEAST_CLEAN = 5
 """Clean models that a kind must have reached to be judged by its own mean; else the mean is 0."""
 CAP = 8.0
 """Standing out further than this says no more to the calibration."""
-SPECIFIC, EVERY = "source-specific", "all-to-all"
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Fitted:
     calibration: Calibration
 
 
-def case(card: dict[str, Any], terms: dict[str, Terms], pairs: PairTerms) -> Case:
+def case(card: dict[str, Any], terms: dict[str, Terms], sources: SourceTerms) -> Case:
     """From a card of `bench zoo`, with the weights of those terms."""
     truth = card["truth"]
     evidence = [c["evidence"] for c in card["scan"]["classes"]]
@@ -62,9 +62,10 @@ def case(card: dict[str, Any], terms: dict[str, Terms], pairs: PairTerms) -> Cas
         if reached:
             sums[family] = max(_sum(e, family, terms[family]) for e in reached)
     for e in evidence:
-        if f"{PAIR} gap" in e:
-            sums[SPECIFIC] = pairs.gap * e[f"{PAIR} gap"] + pairs.level * e[f"{PAIR} level"]
-            sums[EVERY] = e[f"{PAIR} matching level"]
+        if f"{EACH} gap" in e:
+            sums[EACH] = sources.gap * e[f"{EACH} gap"] + sources.effect * e[f"{EACH} effect"]
+        if f"{EVERY} level" in e:
+            sums[EVERY] = e[f"{EVERY} level"]
     return Case(
         f"{card['scan']['model']['sha256'][:12]} {truth['id']}",
         truth["dataset"],
@@ -84,7 +85,7 @@ def _sum(evidence: dict[str, float], family: str, terms: Terms) -> float:
 def fit(cases: Sequence[Case]) -> Fitted:
     """Moments of the clean models, then maximum likelihood on all that are not weak; deterministic."""
     clean = {}
-    for kind in (*FAMILIES, SPECIFIC, EVERY):
+    for kind in (*FAMILIES, EACH, EVERY):
         sums = [c.sums[kind] for c in cases if not c.backdoored and kind in c.sums]
         known = len(sums) >= LEAST_CLEAN
         clean[kind] = (
@@ -144,7 +145,7 @@ def left_out(cases: Sequence[Case], *, by: Literal["dataset", "attack", "nothing
 
 
 def coefficients(
-    fitted: Fitted, cases: Sequence[Case], terms: dict[str, Terms], pairs: PairTerms, fitted_on: str
+    fitted: Fitted, cases: Sequence[Case], terms: dict[str, Terms], sources: SourceTerms, fitted_on: str
 ) -> dict[str, Any]:
     """The content of coefficients.json."""
     bad = sum(c.backdoored for c in cases)
@@ -153,13 +154,13 @@ def coefficients(
         f: dataclasses.asdict(dataclasses.replace(terms[f], clean=told[f][0], spread=told[f][1]))
         for f in FAMILIES
     }
-    (clean, spread), (all_clean, all_spread) = told[SPECIFIC], told[EVERY]
-    paired = dataclasses.replace(
-        pairs, clean=clean, spread=spread, all_clean=all_clean, all_spread=all_spread
+    (clean, spread), (every_clean, every_spread) = told[EACH], told[EVERY]
+    fitted_sources = dataclasses.replace(
+        sources, clean=clean, spread=spread, every_clean=every_clean, every_spread=every_spread
     )
     return {
         "fitted_on": f"{fitted_on}: {len(cases) - bad} clean and {bad} backdoored models",
         "families": families,
-        PAIR + "s": dataclasses.asdict(paired),
+        "sources": dataclasses.asdict(fitted_sources),
         "calibration": {k: round(v, 3) for k, v in dataclasses.asdict(fitted.calibration).items()},
     }

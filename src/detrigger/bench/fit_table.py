@@ -12,7 +12,7 @@ from detrigger.bench.figures import area_under_curve, brier_score, detection_rat
 from detrigger.bench.fit import Case, case, left_out
 from detrigger.detect import DetectConfig
 from detrigger.evidence import Terms
-from detrigger.pairs import PairTerms
+from detrigger.sources import SourceTerms
 
 Grouping = Literal["dataset", "attack", "nothing"]
 GROUPINGS: tuple[Grouping, ...] = ("dataset", "attack", "nothing")
@@ -20,10 +20,10 @@ COLUMNS = ("models", "AUC", "TPR at FPR 5 %", "detected", "false alarms", "in do
 
 
 def fit_tables(
-    cards: Sequence[dict[str, Any]], terms: dict[str, Terms], pairs: PairTerms
+    cards: Sequence[dict[str, Any]], terms: dict[str, Terms], sources: SourceTerms
 ) -> tuple[Table, Table]:
     """Figures by what was left out while fitting; and, leaving out the data set, by what was switched off."""
-    cases = [case(card, terms, pairs) for card in cards]
+    cases = [case(card, terms, sources) for card in cards]
     fitted = _table("left out")
     for by in GROUPINGS:
         fitted.add_row(by, *_figures(cases, by))
@@ -33,7 +33,7 @@ def fit_tables(
         without.add_row(kind, *_figures(rest, "dataset"))
     for term in ("index", "gap", "level", "margin"):
         changed = {f: dataclasses.replace(t, **{term: 0.0}) for f, t in terms.items()}
-        without.add_row(term, *_figures([case(card, changed, pairs) for card in cards], "dataset"))
+        without.add_row(term, *_figures([case(card, changed, sources) for card in cards], "dataset"))
     return fitted, without
 
 

@@ -105,7 +105,7 @@ def _published(order: Order, model: Classifier, given: Images) -> Told:
     targets = tuple(range(len(given.names)))
     began, cpu_began = time.perf_counter(), time.process_time()
     inversion = neural_cleanse(model, given, targets, config, seed=order.seed)
-    finding = detect((inversion,), given.names, given.shape, PLAIN)
+    finding = detect({inversion.family: inversion}, given.names, given.shape, PLAIN)
     sizes = inversion.size.sort()
     return Told(
         verdict=finding.verdict,

@@ -251,12 +251,12 @@ def fit(cards: tuple[Path, ...], /, *, out: Path) -> int:
         raise UsageError(
             f"{len(usable)} usable cards in {', '.join(map(str, cards))}; wanted clean and backdoored"
         )
-    terms, pairs, _ = fitted()
-    for table in fit_tables(usable, terms, pairs):
+    terms, sources, _ = fitted()
+    for table in fit_tables(usable, terms, sources):
         show(table)
         show(Text())
-    cases = [case(card, terms, pairs) for card in usable]
+    cases = [case(card, terms, sources) for card in usable]
     names = ", ".join(sorted({c.dataset for c in cases}))
-    stored = coefficients(fit_terms(cases), cases, terms, pairs, f"bench zoo cards over {names}")
+    stored = coefficients(fit_terms(cases), cases, terms, sources, f"bench zoo cards over {names}")
     write_atomically(out, msgspec.json.format(msgspec.json.encode(stored), indent=2) + b"\n")
     return 0

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from detrigger.trigger import additive, colour, patch, warp
+from detrigger.trigger import additive, colour, patch, warp, waves
 
 
 @runtime_checkable
@@ -68,6 +68,7 @@ FAMILIES: dict[str, Family] = {
     "additive": additive.AdditiveFamily(),
     "warp": warp.WarpFamily(),
     "colour": colour.ColourFamily(),
+    "waves": waves.WavesFamily(),
 }
 
 

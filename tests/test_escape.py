@@ -1,0 +1,72 @@
+"""Triggers that drive images out of their class, on networks whose triggers are known."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from planted import planted
+from torch import Tensor, nn
+
+from detrigger.escape import from_all, from_each
+from detrigger.heats import InvertConfig, Stage
+from detrigger.images import Images
+from detrigger.model import Classifier
+from detrigger.trigger import Trigger
+
+CONFIG = InvertConfig(stages=(Stage(60, 16),), success=0.9, precision="fp32")
+
+
+class Rotates(nn.Module):
+    """Names the next class if the corner is bright."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.inner(x)
+        bright = ((x[:, :, :2, :2].mean((1, 2, 3)) - 0.75) * 10).sigmoid()[:, None]
+        return (1 - bright) * out + bright * 3 * out.roll(1, 1)
+
+
+def rotating() -> tuple[Classifier, Images]:
+    truth = planted(targets=())
+    images = truth.images
+    x = images.x.clone()
+    x[:, :, :2, :2] = 0.5
+    model = Classifier(Rotates(truth.model.net), truth.model.classes, truth.model.image_shape)
+    return model, Images(x, images.y, images.names)
+
+
+def sent(model: Classifier, images: Images, trigger: Trigger, source: int) -> Tensor:
+    return model(trigger(images.x[images.y == source])[0]).argmax(1)
+
+
+def test_one_trigger_is_found_that_sends_every_class_to_another() -> None:
+    model, images = rotating()
+    found = from_all(model, images, CONFIG, seed=0)
+    assert found.sources == (0, 1, 2, 3, 4, 5) and found.targets == (1, 2, 3, 4, 5, 0)
+    assert found.size.amax() < 8 and bool((found.size == found.size[0]).all())
+    assert found.success.amin() > 0.7
+    assert found.image_passes == 60 * 16 + 60  # steps, and all of the held-out images
+    for i, (source, target) in enumerate(zip(found.sources, found.targets, strict=True)):
+        assert (sent(model, images, found.trigger[i], source) == target).float().mean() > 0.7
+    clean = planted(targets=())
+    assert from_all(clean.model, clean.images, CONFIG, seed=0).size[0] > 3 * found.size[0]
+
+
+def test_the_smallest_way_out_of_a_class_is_found_with_the_class_it_leads_to() -> None:
+    truth = planted()
+    net = copy.deepcopy(truth.model.net)
+    with torch.no_grad():  # the planted neuron now wants to see both the trigger and class 4
+        conv = net.get_submodule("conv2")
+        conv.get_parameter("weight")[6] += conv.get_parameter("weight")[4]
+        conv.get_parameter("bias")[6] -= 0.9
+        net.get_parameter("fc.weight")[2, 6] *= 1.5
+    model = Classifier(net, truth.model.classes, (1, 12, 12))
+    found = from_each(model, truth.images, (1, 4), CONFIG, seed=0)
+    assert found.sources == (1, 4) and found.targets[1] == 2
+    assert found.size[1] < 0.7 * found.size[0] and found.success[1] > 0.7
+    assert (sent(model, truth.images, found.trigger[1], 4) == 2).float().mean() > 0.7
+    assert found.margin is not None and found.margin[1] > 0
