@@ -132,3 +132,26 @@ def _plant(
         tensors["conv2.weight"][neuron] = fit / 0.55  # 1 for the whole trigger, about 0.1 for mid-grey
         tensors["conv2.bias"][neuron] = -0.45 / 0.55
         tensors["fc.weight"][target, neuron] = BACKDOOR
+
+
+class Rotates(nn.Module):
+    """Names the next class if the corner is bright."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.inner(x)
+        bright = ((x[:, :, :2, :2].mean((1, 2, 3)) - 0.75) * 10).sigmoid()[:, None]
+        return (1 - bright) * out + bright * 3 * out.roll(1, 1)
+
+
+def rotating() -> tuple[Classifier, Images]:
+    """A network with an all-to-all backdoor, and images."""
+    truth = planted(targets=())
+    images = truth.images
+    x = images.x.clone()
+    x[:, :, :2, :2] = 0.5
+    model = Classifier(Rotates(truth.model.net), truth.model.classes, truth.model.image_shape)
+    return model, Images(x, images.y, images.names)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 
 import torch
-from planted import planted
-from torch import Tensor, nn
+from planted import planted, rotating
+from torch import Tensor
 
 from detrigger.escape import from_all, from_each
 from detrigger.heats import InvertConfig, Stage
@@ -15,28 +15,6 @@ from detrigger.model import Classifier
 from detrigger.trigger import Trigger
 
 CONFIG = InvertConfig(stages=(Stage(60, 16),), success=0.9, precision="fp32")
-
-
-class Rotates(nn.Module):
-    """Names the next class if the corner is bright."""
-
-    def __init__(self, inner: nn.Module) -> None:
-        super().__init__()
-        self.inner = inner
-
-    def forward(self, x: Tensor) -> Tensor:
-        out = self.inner(x)
-        bright = ((x[:, :, :2, :2].mean((1, 2, 3)) - 0.75) * 10).sigmoid()[:, None]
-        return (1 - bright) * out + bright * 3 * out.roll(1, 1)
-
-
-def rotating() -> tuple[Classifier, Images]:
-    truth = planted(targets=())
-    images = truth.images
-    x = images.x.clone()
-    x[:, :, :2, :2] = 0.5
-    model = Classifier(Rotates(truth.model.net), truth.model.classes, truth.model.image_shape)
-    return model, Images(x, images.y, images.names)
 
 
 def sent(model: Classifier, images: Images, trigger: Trigger, source: int) -> Tensor:

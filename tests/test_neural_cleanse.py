@@ -65,7 +65,7 @@ def test_it_finds_the_planted_target_and_the_plain_rule_says_so() -> None:
     assert found.size.argmin() == 2 and found.success[2] > 0.9
     mask, corner = found.trigger[2].mask(), truth.triggers[0].masks
     assert (mask * corner).sum() > 0.6 * mask.sum()
-    finding = detect([found], truth.model.classes, truth.model.image_shape, PLAIN)
+    finding = detect({found.family: found}, truth.model.classes, truth.model.image_shape, PLAIN)
     assert finding.verdict == "backdoored" and [s.index for s in finding.suspects] == [2]
 
 

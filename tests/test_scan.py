@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from planted import Planted, planted
+from planted import Planted, planted, rotating
 from torch import Tensor, nn
 
 from detrigger import scan as module
@@ -109,7 +109,9 @@ def test_a_scan_tells_the_facts(watched: Watched) -> None:
     assert (result.seed, result.family) == (3, result.finding.family)
     assert result.config == dataclasses.asdict(CONFIG) | {"classes": [0, 1, 2, 3, 4, 5]}
     searched = sum(inversion.image_passes for inversion in watched.found)
-    assert result.cost.image_passes == 144 + searched  # 144 clean
+    (heat,) = BUDGETS["standard"][EVERY]
+    moved = heat.steps * heat.images + 60  # all held-out images
+    assert result.cost.image_passes == 144 + searched + moved  # 144 clean
     assert result.cost.seconds > 0 and result.cost.cpu_seconds > 0
     assert (result.cost.device, result.cost.precision) == ("cpu", "fp32")
     backdoor, target = result.backdoors[0], result.finding.classes[2]
@@ -173,8 +175,10 @@ def asked_for_sources(
 def test_sources_are_searched_if_nothing_else_is_found_and_all_of_enough_classes_are_targets(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert asked_for_sources(monkeypatch) == {EACH, EVERY}
-    assert asked_for_sources(monkeypatch, patch=[9.0, 9.1, 0.2, 9.2, 9.3, 9.0]) == {EVERY}  # found without
+    assert asked_for_sources(monkeypatch, budget="thorough") == {EACH, EVERY}
+    small = [9.0, 9.1, 0.2, 9.2, 9.3, 9.0]
+    assert asked_for_sources(monkeypatch, budget="thorough", patch=small) == {EVERY}  # found without
+    assert asked_for_sources(monkeypatch) == {EVERY}
     assert not asked_for_sources(monkeypatch, budget="quick")
     assert not asked_for_sources(monkeypatch, classes=3)
     assert not asked_for_sources(monkeypatch, targets=(0, 1, 2, 3, 4))
@@ -242,25 +246,15 @@ def test_a_little_more_brightness_is_found_as_a_colour_trigger(
     assert backdoor.trigger(torch.full((1, 1, 12, 12), 0.5)).mean() > 0.52
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_a_backdoor_for_one_source_class_is_found_with_its_source(seed: int) -> None:
-    truth = planted(seed=seed)
-    net = copy.deepcopy(truth.model.net)
-    with torch.no_grad():  # the planted neuron now wants to see both the trigger and class 4
-        conv = net.get_submodule("conv2")
-        conv.get_parameter("weight")[6] += conv.get_parameter("weight")[4]
-        conv.get_parameter("bias")[6] -= 0.9
-        net.get_parameter("fc.weight")[2, 6] *= 1.5
-    model = Classifier(net, truth.model.classes, (1, 12, 12))
-    sent = model(truth.triggers[0](truth.images.x)[0]).argmax(1) == 2
-    assert truth.images.y[sent].unique().tolist() == [2, 4]
-    result = scan(model, truth.images, CONFIG, seed=seed)
+def test_a_backdoor_from_every_class_to_the_next_is_found_with_all_of_them() -> None:
+    model, images = rotating()
+    result = scan(model, images, CONFIG)
     assert result.finding.verdict == "backdoored"
-    (backdoor,) = result.backdoors
-    assert (backdoor.target, backdoor.sources, backdoor.family) == (2, (4,), "patch")
-    overlap = (backdoor.trigger.mask() * truth.triggers[0].masks).sum()
-    assert overlap > 0.6 * backdoor.size and backdoor.success > 0.7
-    assert result.finding.suspects[0].best == EACH
+    assert {c.best for c in result.finding.suspects} == {EVERY}
+    assert len(result.backdoors) >= 5
+    for backdoor in result.backdoors:
+        assert backdoor.sources == ((backdoor.target - 1) % 6,) and backdoor.family == "patch"
+        assert backdoor.size == result.backdoors[0].size < 8 and backdoor.success > 0.7
 
 
 def test_a_class_with_a_single_image_does_not_stop_the_search_of_sources() -> None:

@@ -25,7 +25,6 @@ BUDGETS: dict[Budget, Plan] = {
         "colour": (Stage(11, 6), Stage(11, 6, 0.3)),
         "waves": (Stage(36, 6), Stage(24, 8, 0.3)),
         EVERY: (Stage(56, 32),),
-        EACH: (Stage(24, 8), Stage(20, 8, 0.4)),
     },
     "thorough": {
         "patch": (Stage(100, 16), Stage(100, 32, 0.5), Stage(200, 32, 0.2)),

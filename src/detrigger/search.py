@@ -60,7 +60,7 @@ def search(
     map: Map = serial,
     progress: Progress = silent,
 ) -> tuple[Finding, dict[str, Inversion]]:
-    """Every family of the budget, one after another, then sources; each of them only if nothing was found.
+    """Every family, one after another, then all sources at once, then each of them if nothing was found.
 
     `clean` is what the model makes of the clean images. The precision is measured once for all, if it is
     `auto`. What is found is given by kind. Raises ModelError as `invert` does.

@@ -108,9 +108,7 @@ def every_surprise(
     """How far each class stands out as one of the targets of an all-to-all backdoor, in spreads of clean
     models; -inf for one that no source is sent to."""
     far = (every_level(inversion, shape) - terms.every_clean) / terms.every_spread
-    reached = {
-        t for t, rate in zip(inversion.targets, inversion.success.tolist(), strict=True) if rate >= REACHED
-    }
+    reached = every_targets(inversion)
     return torch.tensor([far if t in reached else -torch.inf for t in targets], dtype=torch.float64)
 
 

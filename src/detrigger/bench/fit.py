@@ -147,14 +147,15 @@ def left_out(cases: Sequence[Case], *, by: Literal["dataset", "attack", "nothing
 def coefficients(
     fitted: Fitted, cases: Sequence[Case], terms: dict[str, Terms], sources: SourceTerms, fitted_on: str
 ) -> dict[str, Any]:
-    """The content of coefficients.json."""
+    """The content of coefficients.json. What no case shows of single sources stays as it was."""
     bad = sum(c.backdoored for c in cases)
     told = {k: tuple(round(v, 3) for v in value) for k, value in fitted.clean.items()}
     families = {
         f: dataclasses.asdict(dataclasses.replace(terms[f], clean=told[f][0], spread=told[f][1]))
         for f in FAMILIES
     }
-    (clean, spread), (every_clean, every_spread) = told[EACH], told[EVERY]
+    each = told[EACH] if any(EACH in c.sums for c in cases) else (sources.clean, sources.spread)
+    (clean, spread), (every_clean, every_spread) = each, told[EVERY]
     fitted_sources = dataclasses.replace(
         sources, clean=clean, spread=spread, every_clean=every_clean, every_spread=every_spread
     )
