@@ -13,7 +13,7 @@ import atheris
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 
-with atheris.instrument_imports(include=["detrigger", "pickletools", "zipfile"]):
+with atheris.instrument_imports(include=["detrigger", "pickletools", "tarfile", "tomllib", "zipfile"]):
     from hostile.readers import READERS, ends_well
 
 

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import io
 import json
+import tarfile
+import tempfile
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import graphs
 import numpy as np
+import pyarrow
 import samples
 import torch
 from PIL import Image
+from pyarrow import parquet
 from safetensors.torch import save
 from torch import nn
 
+from detrigger.cli.config import found
+from detrigger.delta import applied, difference, load_patch, save_patch
 from detrigger.errors import DetriggerError
 from detrigger.files.archive import in_archive, in_pickle
 from detrigger.files.inspect import inspect_file
-from detrigger.load import load_images, load_trigger, read_tensors
+from detrigger.load import load_classifier, load_images, load_trigger, metadata, read_tensors
 from detrigger.report.baseline import Acceptance, encode_baseline, read_baseline
 from detrigger.report.document import document, encode
 from detrigger.report.document import read as read_report
@@ -147,6 +155,67 @@ def _png() -> bytes:
     return buffer.getvalue()
 
 
+def _graph() -> bytes:
+    """A convolution and a last layer, of a model that takes any number of images."""
+    with tempfile.TemporaryDirectory() as folder:
+        body = "f = Conv(x, w) p = GlobalAveragePool(f) q = Flatten(p) y = Gemm<transB = 1>(q, v)"
+        path = graphs.text(Path(folder) / "g.onnx", body, w=(2, 3, 3, 3), v=(5, 2))
+        return path.read_bytes()
+
+
+def _load_graph(path: Path) -> object:
+    return inspect_file(path), load_classifier(path, None, shape=(3, 8, 8), names=tuple("01234"))
+
+
+def _parquet() -> bytes:
+    rows = {"image": [{"bytes": _png(), "path": None}] * 2, "label": [0, 1]}
+    parquet.write_table(pyarrow.table(rows), buffer := io.BytesIO())
+    return buffer.getvalue()
+
+
+def _tar() -> bytes:
+    with tarfile.open(fileobj=(buffer := io.BytesIO()), mode="w") as packed:
+        for name, data in (("1.png", _png()), ("1.cls", b"0"), ("2.png", _png()), ("2.json", b'{"label": 1}')):
+            (member := tarfile.TarInfo(name)).size = len(data)
+            packed.addfile(member, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+TIMM = {"architecture": "test_resnet", "num_classes": 2, "pretrained_cfg": {"mean": [0.5, 0.5, 0.5]}}
+VIT = {"model_type": "vit", "image_size": 16, "id2label": {"0": "cat", "1": "dog"}}
+PROCESSOR = {"do_normalize": True, "image_mean": [0.5], "image_std": [0.5], "size": {"shortest_edge": 20}}
+
+
+def _settings(name: str) -> Reader:
+    """A model folder with one file of settings replaced; its weights fit none of them."""
+
+    def read(data: bytes, folder: Path) -> object:
+        (folder / "config.json").write_text(json.dumps(VIT))
+        (folder / "model.safetensors").write_bytes(_once(_safetensors))
+        (folder / name).write_bytes(data)
+        told = metadata(folder)
+        return told if name != "config.json" else load_classifier(folder, None, shape=(3, 8, 8), names=("a", "b"))
+
+    return read
+
+
+WEIGHTS = {"a": torch.arange(6.0), "b": torch.arange(3)}
+
+
+def _patch() -> bytes:
+    after = {"a": torch.ones(6), "b": torch.tensor([0, 7, 2])}
+    with tempfile.TemporaryDirectory() as folder:
+        save_patch(difference(WEIGHTS, after), Path(folder) / "patch")
+        return (Path(folder) / "patch").read_bytes()
+
+
+def _options(data: bytes, folder: Path) -> object:
+    """As the options of the current folder."""
+    (folder / "detrigger.toml").write_bytes(data)
+    with contextlib.chdir(folder):
+        return found()
+
+
 def _in_zip(source: Callable[[], bytes], name: str) -> bytes:
     with zipfile.ZipFile(io.BytesIO(source())) as archive:
         return next(archive.read(n) for n in archive.namelist() if n.endswith(name))
@@ -173,6 +242,22 @@ READERS: dict[str, tuple[Reader, Callable[[], Iterator[bytes]]]] = {
     ),
     "array": (_member("x.npy", _npz, _images(".npz")), lambda: iter([_in_zip(_npz, "x.npy")])),
     "npz": (_images(".npz"), lambda: iter([_npz()])),
+    "parquet": (_images(".parquet"), lambda: iter([_parquet()])),
+    "tar": (_images(".tar"), lambda: iter([_tar()])),
+    "onnx": (_write_then(_load_graph, "g.onnx"), lambda: iter([_graph()])),
+    "settings": (
+        _settings("config.json"),
+        lambda: (json.dumps(told).encode() for told in (TIMM, VIT)),
+    ),
+    "preprocessing": (
+        _settings("preprocessor_config.json"),
+        lambda: iter([json.dumps(PROCESSOR).encode()]),
+    ),
+    "patch": (
+        _write_then(lambda path: applied(load_patch(path), WEIGHTS), "patch.safetensors"),
+        lambda: iter([_patch()]),
+    ),
+    "options": (_options, lambda: iter([b"[scan]\nbudget = 'quick'\nmean = [0.5]\n"])),
     "list": (
         _images(".csv"),
         lambda: iter([b"path,label\na.png,1\nb.png,0\n", b'{"path": "a", "label": 1}\n']),

@@ -24,12 +24,13 @@ def configured(app: App, commands: tuple[str, ...], arguments: ArgumentCollectio
     Only the current folder is looked into, and detrigger.toml alone if it is there. Raises UsageError for a
     file that is no TOML and for tables of commands that do not exist; cyclopts refuses unknown options.
     """
-    source, values = _found()
+    source, values = found()
     _check(source, values, set(app.app_stack.current_frame[0]))
     Dict(values, source=source)(app, commands, arguments)
 
 
-def _found() -> tuple[str, dict[str, Any]]:
+def found() -> tuple[str, dict[str, Any]]:
+    """Which file has options, and its tables by command; nothing if there is none. Raises UsageError."""
     if OWN.is_file():
         return str(OWN), _read(OWN)
     if not SHARED.is_file():
