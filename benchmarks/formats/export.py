@@ -1,4 +1,4 @@
-"""Nine timm architectures, untrained, by both of PyTorch's ONNX exporters: `export.py FOLDER`, 18 files.
+"""Nine timm architectures, untrained, by both of PyTorch's ONNX exporters: `export.py FOLDER [NAME...]`, 18 files.
 
 Needs `pip install onnxscript`. Weights are drawn from a seed and BatchNorm statistics are moved away from
 their start, so that no two tensors are equal by accident.
@@ -60,10 +60,10 @@ def export(name: str, exporter: str, path: Path) -> None:
         torch.onnx.export(net, (x,), path, dynamo=False, opset_version=17, dynamic_axes=axes, **names)
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, *names: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     warnings.simplefilter("ignore")
-    for name in ARCHITECTURES:
+    for name in names or ARCHITECTURES:
         for exporter in EXPORTERS:
             path = folder / f"{name}_{exporter}.onnx"
             if not path.exists():
@@ -72,4 +72,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *sys.argv[2:])
