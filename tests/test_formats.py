@@ -9,17 +9,19 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
+import graphs
 import planted
 import pytest
 import samples
 import torch
 from command import ARCH, Files, call, written
+from safetensors.torch import save_file
 from torch import nn
 
 from detrigger import measure
 from detrigger.files.inspect import inspect_file
+from detrigger.files.sniff import sniff
 from detrigger.load import deviation, load_classifier, read_tensors
 from detrigger.model import Classifier
 from detrigger.repair.prune import PruneConfig, prune
@@ -43,50 +45,78 @@ def network(files: Files) -> nn.Module:
 
 
 def loaded(path: Path, files: Files) -> Classifier:
+    """By its architecture, which ONNX files hold themselves."""
+    named = None if sniff(path).name == "onnx" else ARCH
+    arguments = {"backdoors": 1} if named else {}
     images = files.truth.images
-    return load_classifier(path, ARCH, {"backdoors": 1}, shape=images.shape, names=images.names)
+    return load_classifier(path, named, arguments, shape=images.shape, names=images.names)
 
 
-def checkpoint(net: nn.Module, path: Path) -> None:
+def checkpoint(net: nn.Module, folder: Path) -> Path:
     state = {f"module.{name}": value for name, value in net.state_dict().items()}
-    torch.save({"epoch": 3, "checkpoint": {}, "model": {"state_dict": state}, "loss": [0.5]}, path)
+    held = {"epoch": 3, "checkpoint": {}, "model": {"state_dict": state}, "loss": [0.5]}
+    torch.save(held, folder / "model.pth")
+    return folder / "model.pth"
 
 
-def legacy(net: nn.Module, path: Path) -> None:
+def legacy(net: nn.Module, folder: Path) -> Path:
     optimizer = torch.optim.Adam(net.parameters(), lr=0)
     sum(p.sum() for p in net.parameters()).backward()  # type: ignore[union-attr]
     optimizer.step()
     held = {"optimizer": optimizer.state_dict(), "state_dict": net.state_dict()}
-    torch.save(held, path, _use_new_zipfile_serialization=False)
+    torch.save(held, folder / "model.pth", _use_new_zipfile_serialization=False)
+    return folder / "model.pth"
 
 
-def script(net: nn.Module, path: Path) -> None:
+def script(net: nn.Module, folder: Path) -> Path:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"`torch\.jit\..*` is deprecated", category=FutureWarning)
-        torch.jit.save(torch.jit.script(net), path)
+        torch.jit.save(torch.jit.script(net), folder / "model.pt")
+    return folder / "model.pt"
 
 
-def exported(net: nn.Module, path: Path) -> None:
-    torch.export.save(torch.export.export(net.eval(), (torch.zeros(2, 1, 12, 12),)), path)
+def exported(net: nn.Module, folder: Path) -> Path:
+    torch.export.save(torch.export.export(net.eval(), (torch.zeros(2, 1, 12, 12),)), folder / "model.pt2")
+    return folder / "model.pt2"
 
 
-ROWS: dict[str, tuple[str, Callable[[nn.Module, Path], Any]]] = {
-    "state-dict": ("a training checkpoint", checkpoint),
-    "legacy-state-dict": ("a checkpoint of before PyTorch 1.6", legacy),
-    "whole": ("a whole pickled module", lambda net, path: torch.save(nn.DataParallel(net), path)),
+def saved(value: object, folder: Path) -> Path:
+    torch.save(value, folder / "model.pth")
+    return folder / "model.pth"
+
+
+def safetensors(net: nn.Module, folder: Path) -> Path:
+    save_file(net.state_dict(), folder / "model.safetensors")
+    return folder / "model.safetensors"
+
+
+ROWS: dict[str, tuple[str, Callable[[nn.Module, Path], Path]]] = {
+    "safetensors": ("safetensors", safetensors),
+    "plain": ("a state dict", lambda net, folder: saved(net.state_dict(), folder)),
+    "checkpoint": ("a training checkpoint", checkpoint),
+    "legacy": ("a checkpoint of before PyTorch 1.6", legacy),
+    "whole": ("a whole pickled module", lambda net, folder: saved(nn.DataParallel(net), folder)),
     "torchscript": ("TorchScript", script),
     "pt2": ("torch.export", exported),
+    "onnx-torchscript": ("ONNX", lambda _, folder: graphs.exported("torchscript", folder)),
+    "onnx-dynamo": ("ONNX", lambda _, folder: graphs.exported("dynamo", folder)),
 }
-"""safetensors and a bare state dict are repaired in test_cli.py, ONNX in test_onnx.py."""
+"""How the row of the document begins, and what writes such a file."""
+ELSEWHERE = {
+    "Keras, TensorFlow": "test_inspect.py",
+    "folder of timm": "test_folders.py",
+    "folder of Hugging Face": "test_folders.py",
+}
+"""Rows that need other networks, or are not read at all."""
 
 
 @pytest.mark.parametrize("row", ROWS)
 def test_a_format_is_loaded_scanned_repaired_saved_and_loaded_again(
     row: str, files: Files, tmp_path: Path
 ) -> None:
-    path, out = tmp_path / "model.pth", tmp_path / "fixed.pth"
-    net, images = network(files), files.truth.images
-    ROWS[row][1](net, path)
+    net, images, out = network(files), files.truth.images, tmp_path / "fixed"
+    path = ROWS[row][1](net, tmp_path)
+    original = path.read_bytes()
     model = loaded(path, files)
     x = images.x[:3].clone().requires_grad_()
     model(x).sum().backward()
@@ -102,14 +132,13 @@ def test_a_format_is_loaded_scanned_repaired_saved_and_loaded_again(
     fixed = loaded(out, files)
     assert measure.accuracy(fixed, images) == 1
     assert measure.success(fixed, images, files.truth.triggers[0], 2) < 0.2
-    assert not inspect_file(out).would_run
+    assert not inspect_file(out).would_run and path.read_bytes() == original
 
 
 def test_a_repaired_checkpoint_is_written_as_it_was_nested_and_told_with_both_hashes(
     files: Files, tmp_path: Path, capsys: Capture
 ) -> None:
-    path, out = tmp_path / "model.pth", tmp_path / "fixed.pth"
-    checkpoint(network(files), path)
+    path, out = checkpoint(network(files), tmp_path), tmp_path / "fixed.pth"
     original = path.read_bytes()
     said = call(capsys, files.repair(out, "--method", "prune", "--format", "json", model=path))
     assert (said.code, said.err) == (0, "") and path.read_bytes() == original
@@ -133,9 +162,14 @@ def test_a_file_that_reads_back_differently_is_not_kept(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_every_row_is_in_the_document() -> None:
-    text = DOCUMENT.read_text()
-    assert all(name in text for name, _ in ROWS.values())
+def test_every_row_of_the_document_is_tested() -> None:
+    models = DOCUMENT.read_text().partition("## Models")[2].partition("## `detrigger inspect`")[0]
+    rows = {line[2:] for line in models.splitlines() if line.startswith("| ") and "| --" not in line}
+    tested = {name for name, _ in ROWS.values()} | ELSEWHERE.keys()
+    assert {row for row in rows if not row.startswith("format ")} == {
+        row for row in rows for name in tested if row.startswith(name)
+    }
+    assert all(any(row.startswith(name) for row in rows) for name in tested)
 
 
 def tied() -> nn.Module:
