@@ -55,6 +55,14 @@ def some(n: int = 4) -> Tensor:
     return torch.rand(n, 2, 6, 6, generator=torch.Generator().manual_seed(1))
 
 
+def test_weights_of_any_number_of_axes_are_taken() -> None:
+    net = convolutions()
+    net.register_parameter("bias_of_windows", nn.Parameter(torch.rand(1, 1, 2, 3, 3)))
+    model = classifier(net)
+    assert model.net.get_parameter("0.weight").is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(model(some()), net.eval()(some()))
+
+
 def test_the_given_network_is_left_as_it_was_and_later_changes_to_it_do_not_matter() -> None:
     net = convolutions()
     model = classifier(net)

@@ -9,7 +9,7 @@ from torch import nn
 
 from detrigger.errors import OutputError, UsageError
 from detrigger.files.sniff import sniff
-from detrigger.load import read_tensors
+from detrigger.load import load_trigger, read_tensors
 from detrigger.model import Classifier, Origin
 from detrigger.save import check_target, save_classifier, save_trigger, write_atomically
 from detrigger.trigger.patch import PatchTrigger
@@ -43,6 +43,15 @@ def test_shared_and_transposed_weights_are_saved_under_each_name(tmp_path: Path,
     tensors = read_tensors(tmp_path / "out").tensors
     assert torch.equal(tensors["a.weight"], tensors["b.weight"])
     assert torch.equal(tensors["c.weight"], net["c"].weight)
+
+
+def test_the_same_trigger_is_always_the_same_file(tmp_path: Path) -> None:
+    trigger = PatchTrigger(torch.ones(1, 1, 2, 2), torch.rand(1, 3, 2, 2))
+    for number in range(20):
+        save_trigger(trigger, tmp_path / str(number), target=1, family="patch")
+    (data,) = {path.read_bytes() for path in tmp_path.iterdir()}
+    assert b'"__metadata__":{"family":"patch","target":"1"}' in data
+    assert torch.equal(load_trigger(tmp_path / "0")[0].tensors()["patterns"], trigger.patterns)
 
 
 def test_the_original_is_never_overwritten(tmp_path: Path) -> None:

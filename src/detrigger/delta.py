@@ -14,11 +14,10 @@ from pathlib import Path
 import torch
 from jaxtyping import UInt8
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 from detrigger.errors import ModelError
-from detrigger.save import write_atomically
+from detrigger.save import safetensors_bytes, write_atomically
 
 FORMAT = "detrigger patch 1"
 """In the metadata of a patch file, under `format`."""
@@ -81,7 +80,7 @@ def reverted(patch: Patch, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def save_patch(patch: Patch, path: Path | str) -> None:
     """Write it as safetensors. Raises OutputError if the path cannot be written."""
     metadata = {"format": FORMAT, "before": patch.before, "after": patch.after}
-    write_atomically(path, to_safetensors(dict(patch.tensors), metadata=metadata))
+    write_atomically(path, safetensors_bytes(patch.tensors, metadata))
 
 
 def load_patch(path: Path | str) -> Patch:

@@ -73,7 +73,9 @@ class Classifier:
 
     def __post_init__(self) -> None:
         frozen = copy.deepcopy(self.net).eval().requires_grad_(False)
-        frozen = frozen.to(memory_format=torch.channels_last)  # 1.5 to 4 times as fast on CPUs
+        for tensor in (*frozen.parameters(), *frozen.buffers()):
+            if tensor.ndim == 4:  # 1.5 to 4 times as fast on CPUs; Module.to fails if others have 5
+                tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
         object.__setattr__(self, "net", frozen)
 
     @property

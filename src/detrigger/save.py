@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import io
+import json
 import os
 import secrets
 import shutil
@@ -122,7 +123,18 @@ def save_trigger(trigger: Trigger, path: Path | str, *, target: int | None, fami
         raise UsageError(f"unknown family {family!r}; choose one of {', '.join(FAMILIES)}")
     metadata = {"family": family} | ({} if target is None else {"target": str(target)})
     tensors = {name: _alone(value) for name, value in trigger.tensors().items()}
-    write_atomically(path, to_safetensors(tensors, metadata=metadata))
+    write_atomically(path, safetensors_bytes(tensors, metadata))
+
+
+def safetensors_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+    """A safetensors file, the same for the same content: the library itself puts metadata in a random order."""
+    data = to_safetensors(dict(tensors), metadata=dict(metadata))
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + size])
+    header["__metadata__"] = dict(sorted(metadata.items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # so that the tensors are aligned
+    return len(text).to_bytes(8, "little") + text + data[8 + size :]
 
 
 def _alone(value: Tensor) -> Tensor:
