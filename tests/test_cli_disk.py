@@ -87,3 +87,31 @@ def test_what_a_killed_scan_left_is_cleared_away_by_the_next(
     (out / "triggers" / "class_5.png").write_bytes(b"of an earlier model")
     assert call(capsys, files.scan(None, "--out", str(out))).code == 1
     assert tree(out).keys() == tree(found).keys()
+
+
+@pytest.mark.parametrize("name", ["triggers", ".detrigger-work", ".detrigger-new", "bad"])
+def test_nothing_is_written_through_a_link_in_the_folder(
+    name: str, files: Files, tmp_path: Path, capsys: Capture
+) -> None:
+    (elsewhere := tmp_path / "elsewhere").mkdir()
+    (elsewhere / "class_5.png").write_bytes(b"mine")
+    (out := tmp_path / "out").mkdir()
+    (out / name).symlink_to(elsewhere)
+    words = files.scan(None, "--out", str(out))
+    if name == "bad":  # the folder of a model among several
+        words.insert(1, str(files.clean))
+    before = tree(tmp_path)
+    assert f"{out / name} is a link" in refused(capsys, words)
+    assert tree(tmp_path) == before and (out / name).is_symlink()
+    (out / name).unlink()
+
+
+def test_a_link_in_the_place_of_a_report_is_replaced_and_not_followed(
+    files: Files, tmp_path: Path, capsys: Capture
+) -> None:
+    (mine := tmp_path / "mine").write_bytes(b"mine")
+    (out := tmp_path / "out").mkdir()
+    for name in ("report.json", "report.html"):
+        (out / name).symlink_to(mine)
+    assert call(capsys, files.scan(None, "--out", str(out))).code == 1
+    assert mine.read_bytes() == b"mine" and not (out / "report.json").is_symlink()

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import resource
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +144,23 @@ def test_images_that_unpack_to_too_much_are_refused(
     picture(tmp_path / "b" / "2.png")
     with pytest.raises(DataError, match=f"would unpack to more than {limit} pixels"):
         load_images(tmp_path)
+
+
+def test_an_image_of_fifty_thousand_by_fifty_thousand_pixels_is_refused_before_it_is_decoded(
+    tmp_path: Path,
+) -> None:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 50_000, 50_000, 8, 2, 0, 0, 0)
+    bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1 << 20)))
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "1.png").write_bytes(bomb + chunk(b"IEND", b""))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(DataError, match="would unpack to more than 89478485 pixels"):
+        load_images(tmp_path, size=32)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 << 10  # kilobytes
 
 
 def test_options_that_do_not_exist_are_usage_errors(tmp_path: Path) -> None:

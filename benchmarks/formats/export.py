@@ -1,4 +1,4 @@
-"""Nine timm architectures, untrained, by both of PyTorch's ONNX exporters: `export.py FOLDER [NAME...]`, 18 files.
+"""Nine timm architectures, untrained, by both of PyTorch's exporters, 18 files: `export.py FOLDER [NAME...]`.
 
 Needs `pip install onnxscript`. Weights are drawn from a seed and BatchNorm statistics are moved away from
 their start, so that no two tensors are equal by accident.

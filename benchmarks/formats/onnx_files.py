@@ -1,8 +1,8 @@
-"""Load, gradient, scan, repair, save, reload, parity: `onnx_files.py FOLDER [NAME...]`, for files of `export.py`.
+"""Load, gradient, scan, repair, save, reload, parity, for files of `export.py`: `onnx_files.py FOLDER [NAME...]`.
 
-The network is untrained, so what scan and repair are worth is not seen here, only that every step works: images
-are labelled by the network itself, the scan makes few steps, neurons before the last layer are silenced, then all
-weights take two steps of training. Prints a Markdown table.
+The network is untrained, so what scan and repair are worth is not seen here, only that every step works:
+images are labelled by the network itself, the scan makes few steps, neurons before the last layer are
+silenced, then all weights take two steps of training. Prints a Markdown table.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def difference(a: Classifier, b: Classifier, x: torch.Tensor) -> float:
 
 
 def labelled(model: Classifier, x: torch.Tensor) -> Images:
-    """Images with what an untrained network says of them, after its last layer was levelled to say more than one."""
+    """Images with what an untrained network says of them, once its last layer is levelled to vary."""
     with torch.no_grad():
         logits = model(x)
         head = model.net.get_submodule(layers(model)[-1].removesuffix(":in"))

@@ -1,9 +1,9 @@
 """Kills scans at random points and resumes them: python kill.py [TIMES] [SEED]
 
-Every scan is a process of its own with an --out of its own, ended by SIGKILL after a random share of the time
-that a whole scan takes. One that was done before does not count, and is tried again with another share. Whatever
-is then in the folder, `scan --resume` must bring it to the result of a scan that was left alone, and leave
-nothing else behind. Prints one line of JSON.
+Every scan is a process of its own with an --out of its own, ended by SIGKILL after a random share of the
+time that a whole scan takes. One that was done before does not count, and is tried again with another share.
+Whatever is then in the folder, `scan --resume` must bring it to the result of a scan that was left alone, and
+leave nothing else behind. Prints one line of JSON.
 """
 
 from __future__ import annotations

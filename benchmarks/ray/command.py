@@ -1,7 +1,7 @@
 """`detrigger scan --engine ray` on a cluster of three machines beside the same scan without Ray.
 
-The machines are processes on this one (`ray.cluster_utils`). A third scan loses a machine as soon as results have
-been kept. Prints what RESULT.md quotes; exit code 1 if any report or trigger differs but for what it cost.
+The machines are processes on this one (`ray.cluster_utils`). A third scan loses a machine half way. Prints
+what RESULT.md quotes; exit code 1 if any report or trigger differs but for what it cost.
 Run: python benchmarks/ray/command.py. A busy machine may need RAY_agent_register_timeout_ms=300000
 RAY_raylet_start_wait_time_s=300, for Ray to start at all.
 """
@@ -61,7 +61,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as place:
         codes, seconds = {}, {}
         codes["serial"], seconds["serial"] = scanned(Path(place, "serial"))
-        machines = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": MEMORY})
+        machines = Cluster(
+            initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": MEMORY}
+        )
         for _ in range(MACHINES - 1):
             machines.add_node(num_cpus=1, object_store_memory=MEMORY)
         machines.wait_for_nodes()

@@ -175,7 +175,12 @@ def _parquet() -> bytes:
 
 def _tar() -> bytes:
     with tarfile.open(fileobj=(buffer := io.BytesIO()), mode="w") as packed:
-        for name, data in (("1.png", _png()), ("1.cls", b"0"), ("2.png", _png()), ("2.json", b'{"label": 1}')):
+        for name, data in (
+            ("1.png", _png()),
+            ("1.cls", b"0"),
+            ("2.png", _png()),
+            ("2.json", b'{"label": 1}'),
+        ):
             (member := tarfile.TarInfo(name)).size = len(data)
             packed.addfile(member, io.BytesIO(data))
     return buffer.getvalue()
@@ -194,7 +199,11 @@ def _settings(name: str) -> Reader:
         (folder / "model.safetensors").write_bytes(_once(_safetensors))
         (folder / name).write_bytes(data)
         told = metadata(folder)
-        return told if name != "config.json" else load_classifier(folder, None, shape=(3, 8, 8), names=("a", "b"))
+        return (
+            told
+            if name != "config.json"
+            else load_classifier(folder, None, shape=(3, 8, 8), names=("a", "b"))
+        )
 
     return read
 

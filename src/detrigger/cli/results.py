@@ -46,6 +46,15 @@ def check_folder(folder: Path) -> None:
         raise _cannot_write(folder, error) from error
 
 
+def check_links(*paths: Path) -> None:
+    """Raises OutputError for a folder below --out that is a link: whoever made it would choose where we write."""
+    for path in paths:
+        if path.is_symlink():
+            raise OutputError(
+                f"{path} is a link, so files would be written elsewhere; remove it, or choose another --out"
+            )
+
+
 def check_file(file: Path, endings: tuple[str, ...], *, inputs: Iterable[Path | None]) -> None:
     """Could this file, and those with these endings put to its name, be written?
 
@@ -147,11 +156,12 @@ def _lock(folder: Path) -> int | None:
 def claimed(folder: Path) -> Iterator[None]:
     """Keeps others from writing to a folder meanwhile; it is made, and goes again if nothing came into it.
 
-    Raises OutputError if another detrigger is at work there.
+    Raises OutputError if another detrigger is at work there, or if a folder in it is a link.
     """
     before = [p for p in (folder, *folder.parents) if not p.exists()]
     handle = _lock(made(folder))
     try:
+        check_links(folder / TRIGGERS, *folder.glob(".detrigger-*"))
         yield
     finally:
         if handle is not None:

@@ -19,7 +19,7 @@ from detrigger.cli import many
 from detrigger.cli.console import note, progress
 from detrigger.cli.formats import Format, tell
 from detrigger.cli.inputs import InputFlags, read_inputs
-from detrigger.cli.results import check_folder, claimed, read_accepted, write_scan
+from detrigger.cli.results import check_folder, check_links, claimed, read_accepted, write_scan
 from detrigger.cluster import cluster
 from detrigger.errors import DataError, InputError, OutputError, UsageError
 from detrigger.heats import Map
@@ -108,6 +108,7 @@ def scan(
     accepted = read_accepted(baseline)
     if out:
         check_folder(out)
+        check_links(*(out / name for name in mine if len(models) > 1 or work.shard))
     with cluster(work.gpus) if work.engine == "ray" else nullcontext(engine.threads(work.jobs)) as run:
         order = Order(inputs, config, targets, work.memory, work.jobs, work.resume, run, accepted)
         if len(models) > 1 or work.shard:
