@@ -1,4 +1,4 @@
-"""Load, gradient, scan, repair, save, reload, parity, for files of `export.py`: `onnx_files.py FOLDER [NAME...]`.
+"""Load, gradient, scan, repair, save, reload, parity of export.py's files: `onnx_files.py FOLDER [NAME...]`.
 
 The network is untrained, so what scan and repair are worth is not seen here, only that every step works:
 images are labelled by the network itself, the scan makes few steps, neurons before the last layer are

@@ -127,7 +127,7 @@ def save_trigger(trigger: Trigger, path: Path | str, *, target: int | None, fami
 
 
 def safetensors_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
-    """A safetensors file, the same for the same content: the library itself puts metadata in a random order."""
+    """A safetensors file, the same for the same content: the library puts metadata in a random order."""
     data = to_safetensors(dict(tensors), metadata=dict(metadata))
     size = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + size])

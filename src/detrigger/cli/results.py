@@ -47,7 +47,7 @@ def check_folder(folder: Path) -> None:
 
 
 def check_links(*paths: Path) -> None:
-    """Raises OutputError for a folder below --out that is a link: whoever made it would choose where we write."""
+    """Raises OutputError for a folder below --out that is a link: who made it would say where we write."""
     for path in paths:
         if path.is_symlink():
             raise OutputError(
