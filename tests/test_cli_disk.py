@@ -12,7 +12,7 @@ import pytest
 from command import Files, call, refused, tree, written
 
 from detrigger.cli import run
-from detrigger.cli.results import NEW, claimed
+from detrigger.cli.results import KEPT, NEW, claimed
 from detrigger.errors import OutputError
 
 Capture = pytest.CaptureFixture[str]
@@ -87,6 +87,36 @@ def test_what_a_killed_scan_left_is_cleared_away_by_the_next(
     (out / "triggers" / "class_5.png").write_bytes(b"of an earlier model")
     assert call(capsys, files.scan(None, "--out", str(out))).code == 1
     assert tree(out).keys() == tree(found).keys()
+
+
+def test_a_scan_that_was_killed_at_its_very_end_leaves_nothing_when_it_is_resumed(
+    files: Files, found: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    """Its report is there already, so that nothing is scanned again."""
+    shutil.copytree(found, out := tmp_path / "out")
+    (out / NEW / "triggers").mkdir(parents=True)
+    (out / KEPT).mkdir()
+    (out / KEPT / "0123.safetensors").write_bytes(b"half")
+    assert call(capsys, files.scan(None, "--out", str(out), "--resume")).code == 1
+    assert tree(out) == tree(found) and not (out / NEW).exists() and not (out / KEPT).exists()
+
+
+def test_a_report_is_exchanged_when_all_else_is_done(
+    files: Files, found: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(found, out := tmp_path / "out")
+    (out / "triggers" / "class_5.png").write_bytes(b"of an earlier model")
+    seen: list[bool] = []
+    replace = Path.replace
+
+    def watched(self: Path, target: Path) -> Path:
+        if target == out / "report.json":
+            seen.append((out / "triggers" / "class_5.png").exists())
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", watched)
+    assert run(files.scan(None, "--out", str(out))) == 1
+    assert seen == [False]
 
 
 @pytest.mark.parametrize("name", ["triggers", ".detrigger-work", ".detrigger-new", "bad"])

@@ -23,8 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 from command import written
 
 from detrigger.cli import run
-from detrigger.cli.results import NEW
-from detrigger.cli.scan import KEPT
+from detrigger.cli.results import KEPT, NEW
 
 UNSTABLE = ("cost", "tool")
 """Parts of a report that tell how long it took."""

@@ -24,7 +24,7 @@ import ray
 from lost_machine import MACHINES, MEMORY
 from ray.cluster_utils import Cluster
 
-from detrigger.cli.scan import KEPT
+from detrigger.cli.results import KEPT
 
 DEMO = Path(str(files("detrigger"))) / "demo"
 AFTER = 16

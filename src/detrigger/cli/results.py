@@ -29,6 +29,8 @@ from detrigger.save import made, save_trigger, write_atomically
 from detrigger.scan import Scan
 
 REPORT, TRIGGERS, NEW = "report.json", "triggers", ".detrigger-new"
+KEPT = ".detrigger-work"
+"""Folder in --out with the results of an unfinished scan."""
 TRIGGER_FILE = re.compile(r"class_\d+(_\d+)?\.(safetensors|png)")
 """Names of files that a scan writes for its triggers."""
 
@@ -120,8 +122,8 @@ def write_scan(
 
 
 def _exchange(new: Path, folder: Path) -> None:
-    """Put new files in the place of old ones, the report that tells of them last; drop old triggers."""
-    files = sorted((p for p in new.rglob("*") if p.is_file()), key=lambda p: p.name == REPORT)
+    """Put new files in the place of old ones and drop old triggers; the report that tells of them is last."""
+    files = [path for path in new.rglob("*") if path.is_file() and path.name != REPORT]
     kept = {file.name for file in files}
     for file in files:
         made((folder / file.relative_to(new)).parent)
@@ -131,6 +133,13 @@ def _exchange(new: Path, folder: Path) -> None:
             old.unlink()
     if (folder / TRIGGERS).is_dir() and not any((folder / TRIGGERS).iterdir()):
         (folder / TRIGGERS).rmdir()
+    (new / REPORT).replace(folder / REPORT)
+
+
+def clear(folder: Path) -> None:
+    """Remove what a scan keeps while it is at work."""
+    for name in (KEPT, NEW):
+        shutil.rmtree(folder / name, ignore_errors=True)
 
 
 def _lock(folder: Path) -> int | None:

@@ -19,7 +19,7 @@ from detrigger.cli import many
 from detrigger.cli.console import note, progress
 from detrigger.cli.formats import Format, tell
 from detrigger.cli.inputs import InputFlags, read_inputs
-from detrigger.cli.results import check_folder, check_links, claimed, read_accepted, write_scan
+from detrigger.cli.results import KEPT, check_folder, check_links, claimed, clear, read_accepted, write_scan
 from detrigger.cluster import cluster
 from detrigger.errors import DataError, InputError, OutputError, UsageError
 from detrigger.heats import Map
@@ -34,8 +34,6 @@ from detrigger.scan import ScanConfig
 from detrigger.scan import scan as run_scan
 
 EXITS = {"clean": 0, "backdoored": 1, "inconclusive": 3}
-KEPT = ".detrigger-work"
-"""Folder in --out with the results of an unfinished scan."""
 
 
 @Parameter(name="*")
@@ -162,9 +160,10 @@ def _each(names: dict[str, Path], order: Order, out: Path | None) -> Iterator[ma
 
 def _scanned(model: Path, order: Order, out: Path | None) -> Document:
     classifier, images = read_inputs(model, order.inputs)
-    if order.resume and out and (done := _done(out, classifier, images, order)):
-        return done
     with claimed(out) if out else nullcontext():
+        if order.resume and out and (done := _done(out, classifier, images, order)):
+            clear(out)  # it may have been killed at the very end
+            return done
         return _searched(classifier, images, order, out)
 
 
@@ -194,7 +193,7 @@ def _searched(classifier: Classifier, images: Images, order: Order, out: Path | 
     if out is None:
         return accept(document(result, model=classifier), order.accepted)
     report = write_scan(out, result, images, classifier, accepted=order.accepted)
-    shutil.rmtree(out / KEPT, ignore_errors=True)
+    clear(out)
     return report
 
 
