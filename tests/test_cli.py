@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -77,8 +78,13 @@ def test_a_scan_that_finds_a_backdoor_exits_with_1_and_leaves_its_files_and_no_o
     said = process(files.scan(None, "--out", str(out)))
     assert (said.code, said.err) == (1, "")
     assert said.out.startswith("BACKDOORED: a") and f"to class {TARGET}" in " ".join(said.out.split())
-    assert all(len(line) <= 80 and line == line.rstrip() for line in said.out.splitlines())
+    told, _, command = said.out.partition("Next: detrigger ")
+    assert all(len(line) <= 80 for line in told.splitlines())
+    assert all(line == line.rstrip() for line in said.out.splitlines())
     assert list(tree(tmp_path)) == [f"new/report/{name}" for name in sorted([*REPORTS, *TRIGGERS])]
+    flags = ["--arch", ARCH, "--arch-kw", "backdoors=1"]
+    repair = ["repair", str(files.bad), "--data", str(files.data), *flags]
+    assert shlex.split(command.replace("\\\n", "")) == [*repair, "--report", str(out / "report.json"), "--out", "FIXED"]
     trigger, facts = load_trigger(out / TRIGGERS[1])
     assert facts["family"] in FAMILIES and facts["target"] == str(TARGET) and len(trigger) == 1
     others = files.truth.images.where(files.truth.images.y != TARGET)

@@ -358,8 +358,10 @@ def test_a_less_sure_class_is_told_as_a_secondary_suspect():
 
 
 def test_the_summary_ends_with_what_can_be_done_now():
-    text = " ".join(printed(summary(document(samples.scan(path="a b.pth")), folder="out")).split())
-    assert "Next: detrigger repair 'a b.pth' --data clean-images --report out/report.json --out FIXED" in text
+    report, flags = document(samples.scan(path="a b.pth")), "--arch timm:resnet18"
+    text = printed(summary(report, folder="out", flags=flags)).replace("\\\n", "")
+    command = f"'a b.pth' --data clean-images {flags} --report out/report.json --out FIXED"
+    assert f"Next: detrigger repair {command}" in " ".join(text.split())
     assert "Next: scan again with --budget thorough" in printed(
         summary(document(samples.scan(verdict="inconclusive")))
     )

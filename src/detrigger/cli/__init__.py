@@ -65,7 +65,7 @@ def run(words: list[str]) -> int:
         return _run(words)
     except CycloptsError as error:
         asked = next((word for word in words if word in COMMANDS), "")
-        return _say(f"{_line(error).rstrip('.')}; see detrigger {asked}{' ' * bool(asked)}--help", 4)
+        return _say(f"{_line(error).rstrip('., ')}; see detrigger {asked}{' ' * bool(asked)}--help", 4)
     except UsageError as error:
         return _say(_line(error), 4)
     except DetriggerError as error:

@@ -46,17 +46,17 @@ def progress(what: str) -> Iterator[Callback]:
 
 def _lines(what: str) -> Callback:
     began = said = time.monotonic()
-    last = 0
+    first, last = 0, 0  # units of work when the clock was started, and when it was last looked at
 
     def callback(done: int, total: int) -> None:
-        nonlocal began, said, last
+        nonlocal began, said, first, last
         now = time.monotonic()
-        if done < last:
-            began = now  # another stretch of work, as a rescan is
+        if done < last or not last:  # another stretch of work, as a rescan is; or what came before was no work
+            began, first = now, done
         last = done
-        if done and now - said >= PAUSE:
+        if done > first and now - said >= PAUSE:
             said = now
-            minutes = (now - began) * (total - done) / done / 60
+            minutes = (now - began) * (total - done) / (done - first) / 60
             sys.stderr.write(f"{what}: {done / total:.0%}, about {minutes:.0f} min left\n")
             sys.stderr.flush()
 
@@ -72,7 +72,7 @@ def show(result: RenderableType) -> None:
     """A result for a person, on stdout."""
     console = Console()
     with console.capture() as captured:
-        console.print(result)
+        console.print(result, crop=False)
     write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,6 +82,20 @@ class InputFlags:
     """Of everything drawn at random; from 0."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
+
+
+def spelt(flags: InputFlags) -> str:
+    """The flags as they would be written in a shell, but for --data and those that have their defaults."""
+    given: list[str] = []
+    for field in dataclasses.fields(flags):
+        value, name = getattr(flags, field.name), f"--{field.name.replace('_', '-')}"
+        if field.name == "data" or value == field.default:
+            continue
+        if field.name == "arch_kw":
+            given += [word for each in value for word in (name, each)]
+        else:
+            given += [name, ",".join(map(str, value)) if isinstance(value, tuple) else str(value)]
+    return shlex.join(given)
 
 
 def read_inputs(model: Path, flags: InputFlags) -> tuple[Classifier, Images]:

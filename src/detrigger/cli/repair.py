@@ -69,7 +69,7 @@ def repair(
     Parameters
     ----------
     model
-        Weights: .safetensors, or a state dict .pth/.pt. Never changed.
+        Weights as .safetensors, .pth, .pt or .pt2, an .onnx file, or a model folder. Never changed.
     out
         The repaired model, in the format of MODEL; FILE.report.json and FILE.report.html beside it.
         Needed, but with --patch.

@@ -18,7 +18,7 @@ from detrigger.budgets import BUDGETS
 from detrigger.cli import many
 from detrigger.cli.console import note, progress
 from detrigger.cli.formats import Format, tell
-from detrigger.cli.inputs import InputFlags, read_inputs
+from detrigger.cli.inputs import InputFlags, read_inputs, spelt
 from detrigger.cli.results import KEPT, check_folder, check_links, claimed, clear, read_accepted, write_scan
 from detrigger.cluster import cluster
 from detrigger.errors import DataError, InputError, OutputError, UsageError
@@ -88,7 +88,7 @@ def scan(
     Parameters
     ----------
     models
-        Weights: .safetensors, or a state dict .pth/.pt.
+        Weights as .safetensors, .pth, .pt or .pt2, an .onnx file, or a model folder of timm or Hugging Face.
     out
         Folder for the report in all formats and for triggers/; without it only the summary is printed. With
         several models, each has its own folder in it, and summary.json stands beside them.
@@ -114,7 +114,7 @@ def scan(
                 many.announce(out, names)
             return many.conclude(_several(mine, order, out), format, None if work.shard else out)
         report = _scanned(models[0], order, out)
-    tell(report, format, summary(report, folder=out))
+    tell(report, format, summary(report, folder=out, flags=spelt(inputs)))
     return 0 if passes(report) else EXITS[report.verdict]
 
 

@@ -16,11 +16,12 @@ from detrigger.report.printable import printable
 UNSEEN = {"directory", "huggingface", "saved-model", "hdf5", "tflite", "gguf", "packed"}
 UNSEEN |= {"image", "parquet", "csv", "jsonl", "empty", "unknown"}
 """Kinds of files of which nothing more is known than their kind."""
-LISTED = 40
-"""Sentences of a kind at most."""
+LISTED = 60
+"""Sentences at most."""
 SHOWN = 5
 """Harmless names at most."""
 STYLES = {"low": "dim", "medium": "yellow", "high": "bold red"}
+"""By severity; the worst is told first."""
 
 
 def inspection(found: Inspection, *, tensors: bool = False) -> Group:
@@ -32,16 +33,14 @@ def inspection(found: Inspection, *, tensors: bool = False) -> Group:
         types = Counter(dtype for _, _, dtype in found.tensors)
         told = ", ".join(f"{count:,} {dtype}" for dtype, count in types.most_common())
         parts.append(Text(f"  {len(found.tensors):,} tensors ({told}) with {found.parameters:,} values"))
-    for finding in found.findings[:LISTED]:
-        parts.append(_line(finding.severity, finding.sentence))
-    worse = _worse(found)
-    for run in worse[:LISTED]:
-        parts.append(_line(run.severity, _told(run)))
+    lines = [(f.severity, f.sentence) for f in found.findings]
+    lines += [(run.severity, _told(run)) for run in _worse(found)]
+    lines.sort(key=lambda line: list(STYLES).index(line[0]), reverse=True)
+    parts += [_line(*line) for line in lines[:LISTED]]
     if known := [run.name for run in found.would_run if run.severity == "low"]:
         several = [*known[:SHOWN], *([f"{len(known) - SHOWN} more"] if len(known) > SHOWN else [])]
         parts.append(_line("low", f"would make or import {', '.join(several)}"))
-    left = len(found.findings[LISTED:]) + len(worse[LISTED:])
-    if left:
+    if left := len(lines[LISTED:]):
         parts.append(Text(f"  and {left:,} more"))
     return Group(*parts, *([_table(found)] if tensors and found.tensors else []))
 

@@ -25,11 +25,12 @@ BESIDE = 5
 STYLES = {"clean": "bold green", "backdoored": "bold red", "inconclusive": "bold yellow"}
 
 
-def summary(report: Document, *, folder: Path | str | None = None) -> Group:
+def summary(report: Document, *, folder: Path | str | None = None, flags: str = "") -> Group:
     """What rich prints for a report: verdict, reasons, classes, repairs, cost; readable without colours.
 
-    `folder` is where the report's files were written, if they were. No text in the report is taken as
-    markup, and control characters in it are spelt out.
+    `folder` is where the report's files were written, if they were; `flags` are those with which the model
+    was read, as they would be written in a shell, for what is to be done next. No text in the report is taken
+    as markup, and control characters in it are spelt out.
     """
     verdict = words.verdict(report)
     parts: list[RenderableType] = [_coloured(verdict, STYLES[report.verdict])]
@@ -53,8 +54,8 @@ def summary(report: Document, *, folder: Path | str | None = None) -> Group:
     parts += [Text(""), *_cost(report)]
     if folder is not None:
         parts += [Text(line, overflow="fold") for line in _files(report, folder)]
-    if step := _next(report, folder):
-        parts += [Text(""), Text(step, overflow="fold")]
+    if step := _next(report, folder, flags):
+        parts += [Text(""), Text(step, no_wrap="\\" in step, overflow="ignore")]  # a command to be copied
     return Group(*parts)
 
 
@@ -208,22 +209,26 @@ def _cost(report: Document) -> list[Text]:
     ]
 
 
-def _next(report: Document, folder: Path | str | None) -> str:
+def _next(report: Document, folder: Path | str | None, flags: str) -> str:
     """What the user can do now; empty where nothing is left to do or the reasons say it."""
     if report.cleaning is not None or report.accepted or not report.classes:
         return ""
     if report.verdict == "inconclusive":
-        return "Next: scan again with --budget thorough, or with more clean images of each class."
+        effort = "" if report.config.get("budget") == "thorough" else "with --budget thorough, or "
+        return f"Next: scan again {effort}with more clean images of each class."
     if report.verdict == "clean" or folder is None:
         return ""
     model, data, report_file = (
         words.printable(shlex.quote(str(p)))
         for p in (report.model.path, report.data.path, Path(folder) / "report.json")
     )
-    return (
-        f"Next: detrigger repair {model} --data {data} --report {report_file} --out FIXED, "
-        "with --arch and the other flags as before."
+    lines = (
+        f"Next: detrigger repair {model}",
+        f"--data {data}",
+        words.printable(flags),
+        f"--report {report_file}",
     )
+    return " \\\n    ".join([*filter(None, lines), "--out FIXED"])
 
 
 def _files(report: Document, folder: Path | str) -> list[str]:
