@@ -8,7 +8,7 @@ demo: .venv/installed
 	$(BIN)/detrigger demo --out detrigger-demo
 
 test: .venv/installed-dev
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 check: .venv/installed-dev
 	$(BIN)/ruff format --check .

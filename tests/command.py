@@ -103,7 +103,7 @@ def environment(**more: str) -> dict[str, str]:
 def process(words: list[str], **more: str) -> Said:
     """The command line as a process of its own; `more` are environment variables."""
     done = subprocess.run(
-        [sys.executable, "-m", "detrigger", *words], capture_output=True, env=environment(**more), timeout=60
+        [sys.executable, "-m", "detrigger", *words], capture_output=True, env=environment(**more), timeout=100
     )
     encoding = more.get("PYTHONIOENCODING", "utf-8")
     return Said(done.returncode, done.stdout.decode(encoding), done.stderr.decode(encoding))

@@ -84,7 +84,13 @@ def test_a_scan_that_finds_a_backdoor_exits_with_1_and_leaves_its_files_and_no_o
     assert list(tree(tmp_path)) == [f"new/report/{name}" for name in sorted([*REPORTS, *TRIGGERS])]
     flags = ["--arch", ARCH, "--arch-kw", "backdoors=1"]
     repair = ["repair", str(files.bad), "--data", str(files.data), *flags]
-    assert shlex.split(command.replace("\\\n", "")) == [*repair, "--report", str(out / "report.json"), "--out", "FIXED"]
+    assert shlex.split(command.replace("\\\n", "")) == [
+        *repair,
+        "--report",
+        str(out / "report.json"),
+        "--out",
+        "FIXED",
+    ]
     trigger, facts = load_trigger(out / TRIGGERS[1])
     assert facts["family"] in FAMILIES and facts["target"] == str(TARGET) and len(trigger) == 1
     others = files.truth.images.where(files.truth.images.y != TARGET)

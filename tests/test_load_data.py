@@ -293,6 +293,18 @@ def test_parquet_that_cannot_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyP
         load_images(path)
 
 
+def test_parquet_with_texts_that_are_no_text_is_refused(tmp_path: Path) -> None:
+    path = table(tmp_path / "a.parquet", label=[0, 1, 0, 2], extra=[{"inner": 1}] * 4)
+    path.write_bytes(path.read_bytes().replace(b"inner", b"\xafnner"))
+    with pytest.raises(DataError, match="as Parquet"):
+        load_images(path)
+    images = [{"bytes": encoded(i), "path": f"name{i}"} for i in range(4)]
+    path = table(tmp_path / "b.parquet", image=images, label=[0, 1, 0, 1])
+    path.write_bytes(path.read_bytes().replace(b"name2", b"\xafame2"))
+    with pytest.raises(DataError, match="1 of 4 images cannot be read"):
+        load_images(path)
+
+
 def test_a_missing_pyarrow_is_told_with_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

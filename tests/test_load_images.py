@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import resource
 import struct
+import zipfile
 import zlib
 from pathlib import Path
 from typing import Any
@@ -167,6 +168,18 @@ def test_options_that_do_not_exist_are_usage_errors(tmp_path: Path) -> None:
     for options in ({"size": 0}, {"channels": 2}, {"interpolation": "magic"}, {"limit_per_class": 0}):
         with pytest.raises(UsageError):
             load_images(tmp_path, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("header", ["{'a': (", "{[]: 1}", "{'descr': '|u1', 'fortran_order': False}"])
+def test_arrays_with_damaged_headers_are_refused(header: str, tmp_path: Path) -> None:
+    line = header.encode().ljust(117) + b"\n"
+    array = b"\x93NUMPY\x01\x00" + len(line).to_bytes(2, "little") + line + bytes(36)
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as packed:
+        packed.writestr("x.npy", array)
+        packed.writestr("y.npy", array)
+    with pytest.raises(DataError, match="cannot read") as error:
+        load_images(tmp_path / "a.npz")
+    assert "\n" not in str(error.value)
 
 
 def test_a_thin_strip_is_not_blown_up(tmp_path: Path) -> None:

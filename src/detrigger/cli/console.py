@@ -51,7 +51,9 @@ def _lines(what: str) -> Callback:
     def callback(done: int, total: int) -> None:
         nonlocal began, said, first, last
         now = time.monotonic()
-        if done < last or not last:  # another stretch of work, as a rescan is; or what came before was no work
+        if (
+            done < last or not last
+        ):  # another stretch of work, as a rescan is; or what came before was no work
             began, first = now, done
         last = done
         if done > first and now - said >= PAUSE:

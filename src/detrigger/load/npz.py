@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tokenize
 import zipfile
 import zlib
 from pathlib import Path
@@ -19,6 +20,21 @@ _MOST_CLASSES = 100_000
 _LARGE = 4 << 30
 _RATIO = 100
 """A member above `_LARGE` bytes that was packed more tightly than this is a bomb, not images."""
+
+_ERRORS = (
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    OSError,
+    RuntimeError,
+    MemoryError,
+    tokenize.TokenError,
+    SyntaxError,
+    TypeError,
+    LookupError,
+    OverflowError,
+)
+"""What NumPy and zipfile make of damaged bytes, beside ValueError: headers of arrays are Python literals."""
 
 Array = NDArray[Any]
 
@@ -59,7 +75,7 @@ def _arrays(path: Path) -> dict[str, Array]:
                 "save plain numbers (and names as text)"
             ) from error
         raise _damaged(path, error) from error
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, MemoryError) as error:
+    except _ERRORS as error:
         raise _damaged(path, error) from error
     return _checked(path, arrays)
 

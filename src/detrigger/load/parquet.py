@@ -47,7 +47,7 @@ def listed(files: Sequence[Path]) -> Listing:
             opened.append(table)
             for group in range(table.num_row_groups):
                 rows += ((number, group, row) for row in range(table.metadata.row_group(group).num_rows))
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, ValueError) as error:  # the last for names that are no UTF-8
         raise DataError(
             f"cannot read {file} as Parquet ({_line(error)}); copy or download it again"
         ) from error
@@ -60,7 +60,10 @@ def listed(files: Sequence[Path]) -> Listing:
             number, group, row = rows[i]
             if (number, group) != held:  # one group of rows in memory at a time
                 held, column = (number, group), _group(files[number], opened[number], group, image)
-            value = column[row].as_py()
+            try:
+                value = column[row].as_py()
+            except ValueError:  # a text that is no UTF-8
+                value = None
             content = value.get("bytes") if isinstance(value, dict) else value
             yield io.BytesIO(content if isinstance(content, bytes) else b"")
 
