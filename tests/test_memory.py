@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -100,10 +101,14 @@ def told(limit: int, monkeypatch: pytest.MonkeyPatch, **changed: int) -> int | N
 def test_a_limit_pays_for_what_is_held_first(monkeypatch: pytest.MonkeyPatch) -> None:
     image, patch, each = 1200, 1600, int(memory.FACTOR * 8000) + 1200
     fixed = 1000 + 4 * image + 2 * memory.COPIES * patch + memory.STAMPED * 8 * image
-    assert told(fixed + 7 * each, monkeypatch) == 7
-    assert told(fixed + memory.STAMPED * 8 * image + 14 * each, monkeypatch, jobs=2) == 7
+
+    def limit(needed: int) -> int:
+        return math.ceil(needed / memory.SLACK)
+
+    assert told(limit(fixed + 7 * each), monkeypatch) == 7
+    assert told(limit(fixed + memory.STAMPED * 8 * image + 14 * each), monkeypatch, jobs=2) == 7
     assert told(1 << 40, monkeypatch) == memory.MOST
     with pytest.raises(
         UsageError, match=r"--memory of 0.00 GB is too little: 4 images of 3×10×10 and 2 classes"
     ):
-        told(fixed + each - 1, monkeypatch)
+        told(limit(fixed + each) - 2, monkeypatch)

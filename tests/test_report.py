@@ -357,6 +357,13 @@ def test_a_less_sure_class_is_told_as_a_secondary_suspect():
     assert html.count("<h3>Backdoor to class") == 1 and html.count("> secondary</span>") == 1
 
 
+def test_no_probability_is_rounded_to_certainty():
+    scan = samples.scan()
+    sure = dataclasses.replace(scan, backdoors=(dataclasses.replace(scan.backdoors[0], probability=0.9999),))
+    html = page(document(sure), sure, samples.images(), samples.model())
+    assert "Probability: <strong>&gt;0.99</strong>" in html
+
+
 def test_the_summary_ends_with_what_can_be_done_now():
     report, flags = document(samples.scan(path="a b.pth")), "--arch timm:resnet18"
     text = printed(summary(report, folder="out", flags=flags)).replace("\\\n", "")

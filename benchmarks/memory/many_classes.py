@@ -25,7 +25,7 @@ from detrigger.cli import run
 from detrigger.heats import Stage
 
 CELLS, WIDTH, PER_CLASS = 8, 32, 2
-FEW = {"patch": (Stage(2, 3), Stage(2, 3, 0.05)), "additive": (Stage(1, 3),)}
+FEW = {"patch": (Stage(2, 3), Stage(2, 3, 0.05)), "additive": (Stage(1, 3), Stage(1, 3, 0.05))}
 """Heats of the scan; as many images per class and step as the quick budget takes with so many classes."""
 
 

@@ -20,6 +20,8 @@ COPIES = 5
 """Of a patch's parameters, per class: state, best state, triggers of two families, a spare."""
 STAMPED = 6
 """Copies of the images of one step: drawn, stamped, their gradients and what lies between."""
+SLACK = 0.93
+"""Of a limit that is planned with; the rest is what allocators keep for later."""
 MOST = 4096
 """Images per pass beyond which no limit is set."""
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
@@ -70,7 +72,7 @@ def within(
     patch = one // images.x.shape[1] * (images.x.shape[1] + 1)
     fixed = used(model.device) + images.x.nbytes + COPIES * classes * patch + jobs * STAMPED * batch * one
     each = int(FACTOR * per_image(model)) + one
-    at_once = (limit - fixed) // (jobs * each)
+    at_once = (int(SLACK * limit) - fixed) // (jobs * each)
     if at_once < 1:
         shape = "×".join(map(str, images.shape))
         raise UsageError(

@@ -75,6 +75,7 @@ def _environment() -> jinja2.Environment:
         "percent": words.percent,
         "points": words.points,
         "number": words.number,
+        "probability": words.probability,
         "tenth": words.tenth,
         "duration": words.duration,
     }

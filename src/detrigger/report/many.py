@@ -10,6 +10,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from detrigger.report import words
 from detrigger.report.alerts import passes
 from detrigger.report.json_types import Index, Share, Verdict
 from detrigger.report.printable import printable
@@ -112,7 +113,7 @@ def table(summary: Summary) -> Table:
         shown.add_row(
             Text(outcome, style=_STYLES.get(model.outcome, "")),
             Text(printable(model.path)),
-            "" if model.probability is None else f"{model.probability:.2f}",
+            "" if model.probability is None else words.probability(model.probability),
             Text(printable(", ".join(model.targets) or model.error)),
         )
     return shown
