@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -104,3 +106,13 @@ def test_a_trigger_of_unknown_family_is_not_saved(tmp_path: Path) -> None:
     trigger = PatchTrigger(torch.rand(1, 1, 4, 4), torch.rand(1, 3, 4, 4))
     with pytest.raises(UsageError, match="unknown family 'ghost'"):
         save_trigger(trigger, tmp_path / "t", target=None, family="ghost")
+
+
+def test_a_full_disk_is_told_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OutputError, match=r"\(No space left on device\); make room there"):
+        write_atomically(tmp_path / "new", b"data")
+    assert list(tmp_path.iterdir()) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
 import io
 import json
@@ -169,6 +170,6 @@ def write_atomically(path: Path | str, data: bytes) -> None:
         finally:
             part.unlink(missing_ok=True)
     except OSError as error:
-        raise OutputError(
-            f"cannot write {path} ({error.strerror}); check that its folder exists and may be written"
-        ) from error
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        advice = "make room there" if full else "check that its folder exists and may be written"
+        raise OutputError(f"cannot write {path} ({error.strerror}); {advice}") from error
