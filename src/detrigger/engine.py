@@ -43,7 +43,7 @@ def threads(jobs: int) -> Map:
         futures = {pool.submit(work, chunk, watched): chunk for chunk in chunks}
         try:
             for future in as_completed(futures):
-                yield futures[future], future.result()
+                yield futures.pop(future), future.result()  # of many classes they would take much memory
         finally:
             stop.set()
             pool.shutdown(wait=False, cancel_futures=True)

@@ -16,8 +16,9 @@ from detrigger.model import Classifier
 
 FACTOR = 2.5
 """What a pass takes at its peak, per what it keeps for the gradient: gradients and workspace come on top."""
-COPIES = 5
-"""Of a patch's parameters, per class: state, best state, triggers of two families, a spare."""
+COPIES = 8
+"""Of a patch's parameters, per class: state, best state, triggers of two families, a heat's results, and what
+allocators keep of what was freed between them."""
 STAMPED = 6
 """Copies of the images of one step: drawn, stamped, their gradients and what lies between."""
 SLACK = 0.93
