@@ -451,7 +451,7 @@ def test_ctrl_c_ends_a_scan_with_130_and_leaves_nothing_half_written(files: File
         env=environment(),
     ) as scanning:
         began = time.monotonic()
-        while not marker.exists() and scanning.poll() is None and time.monotonic() < began + 60:
+        while not marker.exists() and scanning.poll() is None and time.monotonic() < began + 100:
             time.sleep(0.05)
         scanning.send_signal(signal.SIGINT)
         said, complaint = scanning.communicate(timeout=30)

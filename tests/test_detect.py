@@ -111,7 +111,7 @@ def test_the_order_of_classes_does_not_matter(sizes: list[int], random: Random) 
         assert one.evidence == pytest.approx(other.evidence)
 
 
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 @given(st.lists(st.floats(50, 500), min_size=5, max_size=12))
 def test_a_smaller_trigger_never_makes_a_backdoor_less_probable(others: list[float]) -> None:
     falling = [verdict([size, *others]).probability for size in (49, 40, 30, 20, 10, 5, 2, 1)]
