@@ -78,5 +78,9 @@ def test_it_repairs_the_model_and_proves_it_with_the_planted_trigger(shown: tupl
         assert measure.success(model, images, planted, TARGET) < 0.3
 
 
-def test_it_fits_a_terminal_of_80_columns(shown: tuple[str, Path]) -> None:
-    assert all(len(line) <= 80 and line == line.rstrip() for line in shown[0].splitlines())
+def test_it_fits_a_terminal_of_80_columns_but_for_the_command_that_is_to_be_copied(
+    shown: tuple[str, Path],
+) -> None:
+    text = re.sub(r"^Next: (.*\\\n)+.*\n", "", shown[0], flags=re.MULTILINE)
+    assert "Next: " not in text and len(text) > 0.8 * len(shown[0])
+    assert all(len(line) <= 80 and line == line.rstrip() for line in text.splitlines())
