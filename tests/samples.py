@@ -126,6 +126,7 @@ def judgement(*, accepted: bool) -> Judgement:
         success_upper95=(0.026, 0.013),
         loss_upper95=0.015 if accepted else 0.11,
         stronger_after=(0.02, 0.004),
+        natural=(0.01, 0.0),
         robust_after=(0.97, 0.98),
     )
 

@@ -81,7 +81,7 @@ def test_the_attempt_that_was_taken_is_told_with_its_judgement(monkeypatch: pyte
     told(monkeypatch, "clean")
     (attempt,) = repaired().attempts  # `auto` stops at the first that passes with a margin
     assert attempt.chosen and attempt.judgement.accepted and attempt.round == 1
-    assert attempt.method == "unlearn-distilled 10 epochs, rate 0.02"
+    assert attempt.method == "unlearn-distilled 67 epochs, rate 0.02"  # of 3 steps each: 200 or more
     assert attempt.judgement.images == 24 and attempt.judgement.looks == 0  # 16 % of 24 images per class
     assert attempt.certificate is not None and attempt.certificate.accepted
     assert attempt.certificate.images == 36 and attempt.certificate.looks == 1
@@ -101,7 +101,7 @@ def test_one_of_several_good_candidates_is_taken(monkeypatch: pytest.MonkeyPatch
 
 def test_the_best_of_the_accepted_candidates_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     good, harmful = METHODS["prune"].candidates, METHODS["unlearn-distilled"].candidates
-    both = Method("", "", lambda m: (*harmful(m)[1:], *good(m)))
+    both = Method("", "", lambda m: (*harmful(m)[:1], *good(m)))
     monkeypatch.setitem(METHODS, "both", both)
     real = portfolio.judge
 
@@ -115,6 +115,52 @@ def test_the_best_of_the_accepted_candidates_is_taken(monkeypatch: pytest.Monkey
     monkeypatch.setattr(portfolio, "ROBUST", -1.0)
     result = repaired(CleanConfig(method="both", rounds=1))
     assert [a.chosen for a in result.attempts] == [False, True]
+
+
+def test_what_is_left_of_the_trigger_outweighs_a_little_accuracy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two that pass, the one that lost accuracy within the margin is taken, if it is the cleaner."""
+    three = Method("", "", lambda model: METHODS["prune"].candidates(model) * 3)
+    monkeypatch.setitem(METHODS, "three", three)
+    real = portfolio.judge
+    left = [
+        {"accuracy_after": 1.0, "stronger_after": (0.04,), "natural": (0.0,)},
+        {"accuracy_after": 0.99, "stronger_after": (0.06,), "natural": (0.05,)},  # 1 % more than without it
+        {"accuracy_after": 0.9, "stronger_after": (0.0,), "natural": (0.0,)},
+    ]
+
+    def judged(*given: Any, looks: int = 0) -> object:
+        made = real(*given, looks=looks)
+        if looks:
+            return made
+        fine = {"accuracy_before": 1.0, "success_after": (0.0,), "robust_after": (1.0,)}
+        return dataclasses.replace(made, accepted=True, **fine, **left.pop(0))
+
+    monkeypatch.setattr(portfolio, "judge", judged)
+    monkeypatch.setattr(portfolio, "ROBUST", -1.0)
+    told(monkeypatch, "clean")
+    result = repaired(CleanConfig(method="three", rounds=1))
+    assert [a.chosen for a in result.attempts] == [False, True, False]
+
+
+def test_repairs_are_made_with_stronger_triggers_and_judged_by_those_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made_with = []
+
+    def watched(*given: Any) -> object:
+        made_with.append(given[2:4])
+        (pruned,) = METHODS["prune"].candidates(given[0])
+        return pruned(*given)
+
+    monkeypatch.setitem(METHODS, "watched", Method("", "", lambda model: (watched,)))
+    told(monkeypatch, "clean")
+    result = repaired(CleanConfig(method="watched", rounds=1))
+    ((triggers, targets),) = made_with
+    found_one = found().backdoors[0]
+    assert triggers[0] is found_one.trigger and targets == (2, 2, 2)  # then a patch, and an additive one
+    assert isinstance(triggers[2], AdditiveTrigger)
+    assert triggers[1].size().item() > 2 * found_one.size
+    assert len(result.attempts[0].judgement.success_after) == 1
 
 
 def refuse(monkeypatch: pytest.MonkeyPatch, *, certificates: bool) -> None:
@@ -136,13 +182,7 @@ def test_it_fails_closed_when_no_candidate_passes(monkeypatch: pytest.MonkeyPatc
     assert result.reason == "no candidate passed the guard; the original is untouched"
     assert len(result.scans) == 1
     names = [a.method.split(",")[0] for a in result.attempts]
-    assert names == [
-        "unlearn-distilled 10 epochs",
-        "unlearn-distilled 10 epochs",
-        "refit fc",
-        "prune fc:in",
-        "prune all layers",
-    ]
+    assert names == ["unlearn-distilled 67 epochs"] * 3 + ["refit fc"]
     assert not any(a.chosen or a.judgement.accepted or a.certificate for a in result.attempts)
 
 

@@ -13,7 +13,8 @@ from detrigger.portfolio import Attempt
 from detrigger.repair.guard import GuardConfig, Judgement, Known, Parts, parts
 from detrigger.repair.methods import AUTO, TRIGGER_FREE
 from detrigger.scan import Backdoor, Scan, ScanConfig, scan
-from detrigger.suspects import suspects
+from detrigger.suspects import strong, suspects
+from detrigger.trigger import Trigger
 
 RESCANS = 2
 """Scans with seeds of their own that must find nothing after a repair."""
@@ -148,10 +149,12 @@ def _repaired(
 ) -> bool:
     """One round: was a candidate chosen? It is the state's model then.
 
+    Candidates are made with the triggers of the pool and stronger ones, and judged by those of the pool.
     Where nothing was found, triggers of suspects need not fail, as they may be natural; and methods that need
     no trigger follow.
     """
     lenient = state.scans[0].finding.verdict != "backdoored"
+    beside = () if lenient and number == 1 else _stronger(state, given, seed + number)
     methods = AUTO if config.method == "auto" else (config.method,)
     stages = (methods, TRIGGER_FREE) if lenient and config.method == "auto" else (methods,)
     known = Known(
@@ -159,9 +162,18 @@ def _repaired(
         tuple(b.target for b in state.pool),
         tuple(b.sources for b in state.pool),
         must_fail=not lenient,
+        beside=beside,
     )
     done = [_stage(state, original, given, known, names, guard, number, seed) for names in stages]
     return any(done)
+
+
+def _stronger(state: _State, given: Parts, seed: int) -> tuple[tuple[Trigger, int], ...]:
+    """Triggers of the present model for the targets of the pool; that of suspects is of such as it is."""
+    probabilities = {b.target: b.probability for b in reversed(state.pool)}
+    families = tuple(b.family for b in state.pool)
+    made = strong(state.model, given.fit, probabilities, families, seed=seed)
+    return tuple((b.trigger, b.target) for b in made)
 
 
 def _stage(

@@ -116,7 +116,7 @@ class InvertConfig:
     weight: float = 0.6
     """First weight beta of the size, per typical size of the family."""
     weight_rate: float = 1.15
-    """Factor on the weight per step while the success holds; above 1."""
+    """Factor on the weight per step while the success holds; 1 or more, and 1 leaves it as it is."""
     memory: float = 0.8
     """Of the moving average of success; 0 to 1."""
     patience: int = 40

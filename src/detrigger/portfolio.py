@@ -85,9 +85,11 @@ def tried(
         trials[i] = Trial(trial.model, attempt)
         return found.accepted
 
+    triggers = (*known.triggers, *(trigger for trigger, _ in known.beside))
+    targets = (*known.targets, *(target for _, target in known.beside))
     for candidate in chain.from_iterable(METHODS[name].candidates(current) for name in methods):
         began = time.perf_counter()
-        repaired = candidate(current, parts.fit, known.triggers, known.targets, seed + number)
+        repaired = candidate(current, parts.fit, triggers, targets, seed + number)
         judgement = judge(original, repaired.model, parts.select, known, guard)
         seconds = time.perf_counter() - began
         attempt = Attempt(number, repaired.label, judgement, False, repaired.curve, seconds)
@@ -97,17 +99,23 @@ def tried(
     if not trials:
         raise UsageError(f"repair {methods[0]!r} does not apply to this network; use --method auto")
     passed = [i for i, t in enumerate(trials) if t.attempt.judgement.accepted and i not in asked]
-    for i in sorted(passed, key=lambda i: _badness(trials[i]))[: FINALISTS - len(asked)]:
+    for i in sorted(passed, key=lambda i: _badness(trials[i], guard))[: FINALISTS - len(asked)]:
         if ask(i):
             break
     return tuple(trials)
 
 
-def _badness(trial: Trial) -> float:
-    """What is left of the triggers, also when they are stronger than those found, and what was lost."""
+def _badness(trial: Trial, guard: GuardConfig) -> float:
+    """What is left of the triggers, also when they are stronger than those found; beyond a margin, what was
+    lost, too. Among few images a little accuracy is chance, and a trigger is the reason to be here."""
     judged = trial.attempt.judgement
-    left = max((*judged.success_after, *judged.stronger_after), default=0.0)
-    return left + _gap(judged) / 2 + judged.accuracy_before - judged.accuracy_after
+    lost = judged.accuracy_before - judged.accuracy_after - MARGIN * guard.accuracy_drop
+    return _left(judged, judged.success_after, judged.stronger_after) + _gap(judged) / 2 + max(0.0, lost)
+
+
+def _left(judged: Judgement, *rates: tuple[float, ...]) -> float:
+    """By how much more often than without it the most successful trigger still works."""
+    return max((r - n for rate in rates for r, n in zip(rate, judged.natural, strict=True)), default=0.0)
 
 
 def _gap(judged: Judgement) -> float:
@@ -121,7 +129,7 @@ def _comfortable(judged: Judgement, guard: GuardConfig) -> bool:
     return (
         judged.accepted
         and judged.accuracy_before - judged.accuracy_after <= max(MARGIN * guard.accuracy_drop, one)
-        and max(judged.success_after, default=0.0) <= max(MARGIN * guard.success, one)
-        and max(judged.stronger_after, default=0.0) <= max(guard.success, one)
+        and _left(judged, judged.success_after) <= max(MARGIN * guard.success, one)
+        and _left(judged, judged.stronger_after) <= max(guard.success, one)
         and _gap(judged) <= ROBUST
     )

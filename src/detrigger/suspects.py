@@ -1,4 +1,4 @@
-"""Triggers of the most suspect classes of a model in which nothing was found, to repair it all the same."""
+"""Triggers to repair with besides those that were found: of suspect classes, and stronger than need be."""
 
 from __future__ import annotations
 
@@ -8,34 +8,51 @@ from detrigger.invert import invert
 from detrigger.model import Classifier
 from detrigger.scan import Backdoor, Scan
 
-CLASSES = 3
-"""Classes taken for targets, the most probable first."""
+CLASSES = 10
+"""Classes taken for targets where nothing was found, the most probable first."""
 
 FAMILIES = ("patch", "additive")
-"""Kinds of trigger searched for each."""
+"""Kinds of trigger searched for each target, besides those in which one was found."""
 
-SEARCH = InvertConfig(stages=(Stage(60, 16),))
+SEARCH = InvertConfig(stages=(Stage(40, 16),), success=1.0, weight=0.1, weight_rate=1.0, precision="fp32")
+"""The weight of the size is low, and stays so, as the success never quite comes to 1: what is found is far
+from the smallest trigger, and nearer to what attackers plant."""
 
 
 def suspects(model: Classifier, images: Images, scan: Scan, *, seed: int) -> tuple[Backdoor, ...]:
-    """What a scan suspects, and the smallest triggers of the classes it thinks the most probable targets.
+    """What a scan suspects, and strong triggers of the classes it thinks the most probable targets.
 
     Empty if the scan judged no class.
     """
     ranked = sorted(scan.finding.classes, key=lambda c: -c.probability)[:CLASSES]
-    found = list(scan.backdoors)
-    for family in FAMILIES if ranked else ():
-        inversion = invert(model, images, tuple(c.index for c in ranked), family, SEARCH, seed=seed)
+    return (*scan.backdoors, *strong(model, images, {c.index: c.probability for c in ranked}, seed=seed))
+
+
+def strong(
+    model: Classifier,
+    images: Images,
+    probabilities: dict[int, float],
+    families: tuple[str, ...] = (),
+    *,
+    seed: int,
+) -> tuple[Backdoor, ...]:
+    """A trigger of each family for each target, of which the probabilities are given, made to work well.
+
+    The smallest trigger that works uses a corner of a backdoor; unlearned by it alone, the rest stays.
+    """
+    targets, found = tuple(probabilities), []
+    for family in dict.fromkeys((*FAMILIES, *families)) if targets else ():
+        inversion = invert(model, images, targets, family, SEARCH, seed=seed)
         found += [
             Backdoor(
-                target=c.index,
+                target=target,
                 sources="all",
                 family=family,
                 trigger=inversion.trigger[i],
                 size=inversion.size[i].item(),
                 success=inversion.success[i].item(),
-                probability=c.probability,
+                probability=probabilities[target],
             )
-            for i, c in enumerate(ranked)
+            for i, target in enumerate(targets)
         ]
     return tuple(found)

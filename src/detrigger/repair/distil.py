@@ -31,7 +31,7 @@ from detrigger.trigger import stamped as stamp
 class DistilConfig:
     """How much is stamped, how strongly the original holds, and how long."""
 
-    stamped_share: float = 0.25
+    stamped_share: float = 0.5
     """Stamped images for each clean one in a batch, all triggers together; above 0."""
     distillation: float = 2.0
     """Weight of the divergence from the original's answers on clean images; 0 is plain unlearning."""
@@ -41,6 +41,8 @@ class DistilConfig:
     """An image is stamped this many times over at most; 1 or more."""
     epochs: int = 10
     """Over the images; 1 or more."""
+    steps: int = 200
+    """Of gradients at least: with few images, there are more epochs."""
     learning_rate: float = 0.02
     """First rate of SGD with momentum 0.9; it falls to zero as a cosine."""
     batch: int = 32
@@ -58,6 +60,8 @@ def distil(
 ) -> Repaired:
     """Unlearn all triggers at once in a copy, BatchNorm in training mode. `triggers` are stacks of one."""
     generator = torch.Generator().manual_seed(seed)
+    least = -(-config.steps // -(-len(images) // config.batch))
+    config = dataclasses.replace(config, epochs=max(config.epochs, least))
     net = model.net
     for net in _tuned(model, images, triggers, targets, config, generator):  # noqa: B007 - the last one counts
         pass

@@ -90,6 +90,8 @@ class Known:
     """One per trigger."""
     must_fail: bool = True
     """They are backdoors. Else they may be natural: how often they work is measured, but refuses nothing."""
+    beside: tuple[tuple[Trigger, int], ...] = ()
+    """More triggers, with their targets, that repairs are made with and not judged by."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,8 @@ class Judgement:
     """One-sided 95 % Clopper-Pearson upper bound on `success_after`."""
     stronger_after: tuple[float, ...]
     """As `success_after`, stamped `STRONGER` times over: the attacker's trigger is mostly stronger, too."""
+    natural: tuple[float, ...]
+    """Share of each trigger's images that the original gives its target without it."""
     robust_after: tuple[float, ...]
     """Share of the stamped images that the candidate gives their own label."""
     loss_upper95: float
@@ -156,9 +160,10 @@ def judge(
     success = [_shares(row) for row in hits]
     changed = right[0] != right[1]
     allowed = config.accuracy_drop + math.sqrt(max(1, int(changed.sum()))) / len(images)
+    natural = tuple(s.natural(original) for s in shown)
     kept = [
-        share / (s.natural(original) + _allowed(config.success, len(s.x)))
-        for share, s in zip(success[1], shown, strict=True)
+        share / (without + _allowed(config.success, len(s.x)))
+        for share, without, s in zip(success[1], natural, shown, strict=True)
     ]
     failures = [
         *(_too_successful(success[1], kept, config) if known.must_fail else ()),
@@ -180,6 +185,7 @@ def judge(
         success_after=success[1],
         success_upper95=tuple(measure.upper_bound(int(h.sum()), len(h), confidence) for h in hits[1]),
         stronger_after=_shares([s.given(candidate, times=STRONGER) == s.target for s in shown]),
+        natural=natural,
         robust_after=_shares([s.given(candidate) == s.labels for s in shown]),
         loss_upper95=measure.loss_bound(
             int((right[0] & ~right[1]).sum()), int((right[1] & ~right[0]).sum()), len(images), confidence
