@@ -434,7 +434,7 @@ def test_a_model_in_which_nothing_is_found_is_repaired_if_asked(
     assert success(result.model, truth.images, planted().triggers[0], 2) == 0
     assert accuracy(result.model, truth.images) == 1
     names = [a.method.split()[0].rstrip(",") for a in result.attempts]
-    assert names[0] == "unlearn-distilled" and names[-1] in ("ft-sam", "i-bau")
+    assert names[0] == "unlearn-distilled"
 
 
 def test_what_cannot_be_scanned_has_no_suspects(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ from detrigger.images import Images, split
 from detrigger.measure import accuracy, success
 from detrigger.model import Classifier, layers, linear_head, recorded
 from detrigger.repair import Repaired
-from detrigger.repair.distil import DistilConfig, distil, divergence, stamped_rows
+from detrigger.repair.distil import DistilConfig, distil, divergence, moved, stamped_rows
 from detrigger.repair.guard import GuardConfig, Judgement, Known, judge, parts
 from detrigger.repair.methods import AUTO, METHODS
 from detrigger.repair.prune import PruneConfig, gaps, prune
@@ -298,16 +298,34 @@ def test_unlearning_with_a_teacher_removes_two_backdoors_at_once() -> None:
     assert accuracy(result.model, truth.images) == 1
 
 
+def test_images_are_moved_together_by_a_few_pixels_and_keep_their_edges() -> None:
+    x = torch.arange(2 * 36.0).reshape(2, 1, 6, 6) / 72
+    seen = set()
+    for seed in range(60):
+        y = moved(x, 1, torch.Generator().manual_seed(seed))
+        ways = [(d, r) for d in (-1, 0, 1) for r in (-1, 0, 1)]
+        rows = torch.arange(6)
+        same_as = [
+            (d, r)
+            for d, r in ways
+            if torch.equal(y, x[:, :, (rows + d).clamp(0, 5)][:, :, :, (rows + r).clamp(0, 5)])
+        ]
+        seen.update(same_as)
+        assert len(same_as) == 1
+    assert len(seen) == 9
+    assert torch.equal(moved(x, 0, torch.Generator()), x)
+
+
 def test_the_teacher_holds_the_answers_on_clean_images() -> None:
     truth = planted()
 
-    def moved(weight: float) -> float:
+    def change(weight: float) -> float:
         config = DistilConfig(epochs=3, steps=0, distillation=weight, learning_rate=0.002)
         result = distil(truth.model, truth.images, truth.triggers, (2,), config, seed=0)
         x = truth.images.x
         return (result.model(x).softmax(1) - truth.model(x).softmax(1)).abs().mean().item()
 
-    assert moved(5.0) < moved(0.0)
+    assert change(5.0) < change(0.0)
 
 
 def test_the_divergence_is_that_of_the_softened_answers() -> None:

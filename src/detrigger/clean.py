@@ -11,9 +11,9 @@ from detrigger.images import Images
 from detrigger.model import Classifier
 from detrigger.portfolio import Attempt
 from detrigger.repair.guard import GuardConfig, Judgement, Known, Parts, parts
-from detrigger.repair.methods import AUTO, TRIGGER_FREE
+from detrigger.repair.methods import AUTO
 from detrigger.scan import Backdoor, Scan, ScanConfig, scan
-from detrigger.suspects import strong, suspects
+from detrigger.suspects import PLAUSIBLE, likely, strong, suspects
 from detrigger.trigger import Trigger
 
 RESCANS = 2
@@ -150,51 +150,39 @@ def _repaired(
     """One round: was a candidate chosen? It is the state's model then.
 
     Candidates are made with the triggers of the pool and stronger ones, and judged by those of the pool.
-    Where nothing was found, triggers of suspects need not fail, as they may be natural; and methods that need
-    no trigger follow.
+    Where nothing was found, triggers of suspects need not fail, as they may be natural.
     """
     lenient = state.scans[0].finding.verdict != "backdoored"
-    beside = () if lenient and number == 1 else _stronger(state, given, seed + number)
-    methods = AUTO if config.method == "auto" else (config.method,)
-    stages = (methods, TRIGGER_FREE) if lenient and config.method == "auto" else (methods,)
     known = Known(
         tuple(b.trigger for b in state.pool),
         tuple(b.target for b in state.pool),
         tuple(b.sources for b in state.pool),
         must_fail=not lenient,
-        beside=beside,
+        beside=_stronger(state, given, seed + number),
     )
-    done = [_stage(state, original, given, known, names, guard, number, seed) for names in stages]
-    return any(done)
-
-
-def _stronger(state: _State, given: Parts, seed: int) -> tuple[tuple[Trigger, int], ...]:
-    """Triggers of the present model for the targets of the pool; that of suspects is of such as it is."""
-    probabilities = {b.target: b.probability for b in reversed(state.pool)}
-    families = tuple(b.family for b in state.pool)
-    made = strong(state.model, given.fit, probabilities, families, seed=seed)
-    return tuple((b.trigger, b.target) for b in made)
-
-
-def _stage(
-    state: _State,
-    original: Classifier,
-    given: Parts,
-    known: Known,
-    methods: tuple[str, ...],
-    guard: GuardConfig,
-    number: int,
-    seed: int,
-) -> bool:
-    """Several methods, of whose candidates the best that is certified becomes the state's model, if any."""
-    looks = sum(a.certificate is not None for a in state.attempts)
     trials = portfolio.tried(
-        original, state.model, given, known, methods, guard, number=number, looks=looks, seed=seed
+        original,
+        state.model,
+        given,
+        known,
+        AUTO if config.method == "auto" else (config.method,),
+        guard,
+        number=number,
+        looks=sum(a.certificate is not None for a in state.attempts),
+        seed=seed,
     )
     state.attempts += [t.attempt for t in trials]
     chosen = [t.model for t in trials if t.attempt.chosen]
     state.model = chosen[0] if chosen else state.model
     return bool(chosen)
+
+
+def _stronger(state: _State, given: Parts, seed: int) -> tuple[tuple[Trigger, int], ...]:
+    """Triggers of the present model for the targets of the pool and other plausible ones."""
+    probabilities = likely(state.scans[0], least=PLAUSIBLE) | {b.target: b.probability for b in state.pool}
+    families = tuple(b.family for b in state.pool)
+    made = strong(state.model, given.fit, probabilities, families, seed=seed)
+    return tuple((b.trigger, b.target) for b in made)
 
 
 def _verdicts(state: _State) -> str:

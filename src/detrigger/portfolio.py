@@ -14,7 +14,8 @@ from detrigger.repair.guard import GuardConfig, Judgement, Known, Parts, judge
 from detrigger.repair.methods import METHODS
 
 MARGIN = 0.5
-"""A candidate that uses up no more than this share of what it may lose and keep ends the search."""
+"""A candidate whose triggers keep no more than this share of the success they may keep ends the search. As to
+accuracy, it is enough not to need the standard error that the guard allows for."""
 
 ROBUST = 0.1
 """By so much less often than others, at most, does that candidate give stamped images their right label."""
@@ -106,10 +107,10 @@ def tried(
 
 
 def _badness(trial: Trial, guard: GuardConfig) -> float:
-    """What is left of the triggers, also when they are stronger than those found; beyond a margin, what was
-    lost, too. Among few images a little accuracy is chance, and a trigger is the reason to be here."""
+    """What is left of the triggers, also when they are stronger than those found; of the accuracy, only what
+    was lost beyond the limit. Among few images a little is chance, and a trigger is the reason to be here."""
     judged = trial.attempt.judgement
-    lost = judged.accuracy_before - judged.accuracy_after - MARGIN * guard.accuracy_drop
+    lost = judged.accuracy_before - judged.accuracy_after - guard.accuracy_drop
     return _left(judged, judged.success_after, judged.stronger_after) + _gap(judged) / 2 + max(0.0, lost)
 
 
@@ -128,7 +129,7 @@ def _comfortable(judged: Judgement, guard: GuardConfig) -> bool:
     one = 1 / judged.images
     return (
         judged.accepted
-        and judged.accuracy_before - judged.accuracy_after <= max(MARGIN * guard.accuracy_drop, one)
+        and judged.accuracy_before - judged.accuracy_after <= max(guard.accuracy_drop, one)
         and _left(judged, judged.success_after) <= max(MARGIN * guard.success, one)
         and _left(judged, judged.stronger_after) <= max(guard.success, one)
         and _gap(judged) <= ROBUST

@@ -8,24 +8,35 @@ from detrigger.invert import invert
 from detrigger.model import Classifier
 from detrigger.scan import Backdoor, Scan
 
-CLASSES = 10
-"""Classes taken for targets where nothing was found, the most probable first."""
+CLASSES = 3
+"""Classes taken for targets besides those found, the most probable first."""
+
+PLAUSIBLE = 0.1
+"""Least probability of such a class in a model in which something else was found."""
 
 FAMILIES = ("patch", "additive")
 """Kinds of trigger searched for each target, besides those in which one was found."""
 
-SEARCH = InvertConfig(stages=(Stage(40, 16),), success=1.0, weight=0.1, weight_rate=1.0, precision="fp32")
+SMALLEST = InvertConfig(stages=(Stage(60, 16),))
+"""For triggers that stand for those of a scan."""
+
+STRONG = InvertConfig(stages=(Stage(40, 16),), success=1.0, weight=0.1, weight_rate=1.0, precision="fp32")
 """The weight of the size is low, and stays so, as the success never quite comes to 1: what is found is far
 from the smallest trigger, and nearer to what attackers plant."""
 
 
 def suspects(model: Classifier, images: Images, scan: Scan, *, seed: int) -> tuple[Backdoor, ...]:
-    """What a scan suspects, and strong triggers of the classes it thinks the most probable targets.
+    """What a scan suspects, and the smallest triggers of the classes it thinks the most probable targets.
 
     Empty if the scan judged no class.
     """
+    return (*scan.backdoors, *_searched(model, images, likely(scan), FAMILIES, SMALLEST, seed))
+
+
+def likely(scan: Scan, *, least: float = 0.0) -> dict[int, float]:
+    """The most probable targets by a scan, with their probabilities, if these are `least` or more."""
     ranked = sorted(scan.finding.classes, key=lambda c: -c.probability)[:CLASSES]
-    return (*scan.backdoors, *strong(model, images, {c.index: c.probability for c in ranked}, seed=seed))
+    return {c.index: c.probability for c in ranked if c.probability >= least}
 
 
 def strong(
@@ -40,9 +51,21 @@ def strong(
 
     The smallest trigger that works uses a corner of a backdoor; unlearned by it alone, the rest stays.
     """
+    kinds = tuple(dict.fromkeys((*FAMILIES, *families)))
+    return _searched(model, images, probabilities, kinds, STRONG, seed)
+
+
+def _searched(
+    model: Classifier,
+    images: Images,
+    probabilities: dict[int, float],
+    families: tuple[str, ...],
+    config: InvertConfig,
+    seed: int,
+) -> tuple[Backdoor, ...]:
     targets, found = tuple(probabilities), []
-    for family in dict.fromkeys((*FAMILIES, *families)) if targets else ():
-        inversion = invert(model, images, targets, family, SEARCH, seed=seed)
+    for family in families if targets else ():
+        inversion = invert(model, images, targets, family, config, seed=seed)
         found += [
             Backdoor(
                 target=target,

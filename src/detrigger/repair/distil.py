@@ -16,9 +16,8 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, kl_div, log_softmax
+from torch.nn.functional import cross_entropy, kl_div, log_softmax, pad
 
-from detrigger import measure
 from detrigger.images import Images
 from detrigger.model import Classifier, forward
 from detrigger.repair import Repaired, point
@@ -32,11 +31,14 @@ class DistilConfig:
     """How much is stamped, how strongly the original holds, and how long."""
 
     stamped_share: float = 0.5
-    """Stamped images for each clean one in a batch, all triggers together; above 0."""
+    """Stamped images for each clean one in a batch, all triggers together, two of each at least."""
     distillation: float = 2.0
     """Weight of the divergence from the original's answers on clean images; 0 is plain unlearning."""
     temperature: float = 2.0
     """Of both answers in the divergence; above 0."""
+    shift: int = 2
+    """Pixels by which half of the clean images are moved at most, of which the original's answers alone
+    count: by them, few images hold a network better; 0 or more."""
     times: int = 3
     """An image is stamped this many times over at most; 1 or more."""
     epochs: int = 10
@@ -81,17 +83,25 @@ def _tuned(
 ) -> Iterator[nn.Module]:
     """The network after each epoch."""
     net = trainable(model)
-    with torch.no_grad():
-        teacher = torch.cat([model(part) for part in measure.batches(fit.x)])
 
     def gradients(chosen: Tensor) -> None:
         x, y = fit.x[chosen], fit.y[chosen]
+        half = len(x) // 2
+        seen = torch.cat([moved(x[:half], config.shift, generator), x[half:]])
         stamped, labels = stamped_rows(x, y, triggers, targets, config, generator)
-        logits = forward(model, net, torch.cat([x, stamped]))
-        told = divergence(logits[: len(x)], teacher[chosen], config.temperature)
-        (cross_entropy(logits, torch.cat([y, labels])) + config.distillation * told).backward()
+        with torch.no_grad():
+            teacher = model(seen)
+        logits = forward(model, net, torch.cat([seen, stamped]))
+        right = cross_entropy(logits[half:], torch.cat([y[half:], labels]))
+        (right + config.distillation * divergence(logits[: len(x)], teacher, config.temperature)).backward()
 
     return descended(net, len(fit), gradients, config, generator)
+
+
+def moved(x: Float[Tensor, "n c h w"], most: int, generator: torch.Generator) -> Float[Tensor, "n c h w"]:
+    """All images by the same number of pixels, drawn at random; their edges are drawn out."""
+    down, right = torch.randint(0, 2 * most + 1, (2,), generator=generator).tolist()
+    return pad(x, (most,) * 4, mode="replicate")[:, :, down : down + x.shape[2], right : right + x.shape[3]]
 
 
 def stamped_rows(
@@ -106,7 +116,7 @@ def stamped_rows(
     stamped, labels = [x[:0]], [y[:0]]
     for i, target in enumerate(targets):
         others = (y != target).nonzero()[:, 0]
-        count = max(1, round(config.stamped_share * len(x) / len(targets)))
+        count = max(2, round(config.stamped_share * len(x) / len(targets)))
         chosen = others[torch.randperm(len(others), generator=generator)[:count]]
         times = int(torch.randint(1, config.times + 1, (), generator=generator))
         stamped.append(stamp(triggers[i], x[chosen], times))

@@ -116,7 +116,4 @@ METHODS: dict[str, Method] = {
 AUTO = ("unlearn-distilled", "refit")
 """What `--method auto` tries, in this order, until a candidate passes the guard with a margin. The cheapest,
 `refit`, comes second: stamped images often get a third class from it. Pruning never passed where these did
-not."""
-
-TRIGGER_FREE = ("ft-sam", "i-bau")
-"""What follows them where no backdoor was found."""
+not, and methods that need no trigger left every backdoor above 10 % or broke a class."""
