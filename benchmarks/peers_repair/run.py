@@ -4,8 +4,8 @@
     python benchmarks/peers_repair/run.py ... --methods bb:i-bau,bb:ft-sam --checkout BackdoorBench
 
 The clean images are `--share` of the training images in number, drawn from those that scanners get. Repairs
-that need triggers get those of a scan of the same images. No guard chooses or refuses. Lines that are there
-are kept.
+that need triggers get those of a scan of the same images. No guard chooses or refuses, but for `auto`, which
+is `detrigger repair` as it is, with its rescans. Lines that are there are kept.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from backdoorbench import peer
 
 from detrigger import measure
 from detrigger.bench import truth
+from detrigger.clean import clean
 from detrigger.images import Images
 from detrigger.load import load_classifier, load_images
 from detrigger.repair.methods import METHODS
@@ -52,7 +53,7 @@ def main() -> None:
 def _model(given, record, methods, triggers) -> None:
     model, images, judge = _opened(given, record)
     before = _state(model, judge, record, triggers)
-    needed = any(m in METHODS and not METHODS[m].trigger_free for m in methods)
+    needed = any(m == "auto" or (m in METHODS and not METHODS[m].trigger_free) for m in methods)
     found = scan(model, images, seed=0) if needed else None
     for method in methods:
         line = {"model": record["id"], "method": method, "images": len(images)}
@@ -101,6 +102,11 @@ def _tried(method, model, images, found, checkout):
         began = time.process_time()
         after = dataclasses.replace(model, net=repair(net, images.x, images.y, len(images.names)))
         label = method
+    elif method == "auto":
+        cleaning = clean(counted, images, first=found)
+        if not cleaning.repaired:
+            return {"refused": cleaning.reason}
+        after, label = cleaning.model, next(a.method for a in reversed(cleaning.attempts) if a.chosen)
     else:
         candidates = METHODS[method].candidates(counted)
         free = METHODS[method].trigger_free
