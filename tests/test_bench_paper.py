@@ -89,14 +89,14 @@ def looked(model: Classifier, images: Images, *_args: object, **_options: object
         if measure.success(model, images, patch, c) > 0.5
     )
     like = samples.scan(4, verdict="backdoored" if found else "clean")
-    return dataclasses.replace(like, backdoors=found, images=len(images))
+    return dataclasses.replace(like, backdoors=found, images=len(images), image_shape=images.shape)
 
 
 @pytest.fixture(scope="module")
 def done(root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
     out = tmp_path_factory.mktemp("out")
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("bench.paper_study", "bench.paper_open", "clean"):
+        for module in ("bench.paper_scan", "clean"):
             patch.setattr(f"detrigger.{module}.scan", looked)
         (result,) = bench_paper(read_plans(root / "specs"), root, out, run=map)
     return out, result
@@ -106,18 +106,17 @@ def test_every_model_is_trained_and_looked_into(done: tuple[Path, Result]) -> No
     _, result = done
     assert [pair.seed for pair in result.pairs] == [0, 1]
     for pair in result.pairs:
+        assert pair.clean and pair.backdoored and pair.clean_scan and pair.studied
         assert pair.clean.accuracy > 0.9 and pair.backdoored.accuracy > 0.9
         assert pair.backdoored.success > 0.9 > pair.clean.success
         assert (pair.clean.poisoned, pair.backdoored.poisoned) == (0, 36)
         assert pair.clean.target == pair.backdoored.target == pair.studied.target
-        assert pair.clean.judged + pair.studied.clean.images == 80
-    assert [(c.kind, c.number, len(c.targets)) for c in result.cases] == [
-        ("size", 4, 1),
-        ("targets", 2, 2),
-    ]
+        assert pair.clean.judged + pair.clean_scan.told.images == 80
     by_size, targets = result.cases
+    assert (by_size.name, targets.name) == ("size 4", "targets 2")
     assert by_size.cleanse is not None and targets.cleanse is None
-    assert len(set(targets.targets)) == 2
+    assert by_size.case and targets.case and len(set(targets.case.targets)) == 2
+    assert by_size.trained and by_size.case.success == (by_size.trained.success,)
     aimed = paper_open.attack("triggers", 3, 1, 4)["backdoors"]
     assert {one["target"] for one in aimed} == {1} and len({str(one["patch"]) for one in aimed}) == 3
 
@@ -125,8 +124,9 @@ def test_every_model_is_trained_and_looked_into(done: tuple[Path, Result]) -> No
 def test_what_was_found_is_repaired_and_drawn(done: tuple[Path, Result]) -> None:
     out, result = done
     for pair in result.pairs:
-        assert pair.studied.clean.verdict == "clean"
-        assert pair.studied.backdoored.found == (pair.studied.target,)
+        assert pair.clean_scan and pair.scan and pair.studied and pair.backdoored
+        assert pair.clean_scan.told.verdict == "clean"
+        assert pair.scan.told.found == (pair.studied.target,)
         assert pair.studied.alike and pair.studied.alike.mask_overlap == 1
         methods = [(o.method, o.images) for o in pair.studied.outcomes]
         assert methods == [
@@ -158,17 +158,36 @@ def test_only_what_has_no_card_of_the_same_recipe_is_made_again(
     asked: list[str] = []
     (again,) = bench_paper(plans, root, out, run=counted(asked))
     assert (asked, again) == ([], result)
-    (out / "cards" / "bars_0_targets2.json").write_text("{")
+    (out / "cards" / "bars_0_targets_2.json").write_text("{")
     (out / "weights" / "bars_1_clean.safetensors").unlink()
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("bench.paper_open", "clean"):
+        for module in ("bench.paper_scan", "clean"):
             patch.setattr(f"detrigger.{module}.scan", looked)
         bench_paper(plans, root, out, run=counted(asked))
-    assert asked == ["bars_1_clean", "bars_0_targets2"]
+    assert asked == ["bars_1_clean", "bars_0_targets_2"]
+    asked.clear()
+    (out / "cards" / "bars_1_repairs.json").unlink()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("detrigger.clean.scan", looked)
+        assert bench_paper(plans, root, out, run=counted(asked), until="scans")[0].pairs[1].studied is None
+        assert asked == []
+        bench_paper(plans, root, out, run=counted(asked))
+    assert asked == ["bars_1_repairs"]  # with the scan that was kept
     fewer = dataclasses.replace(plans[0], open=None)
     (one,) = bench_paper([fewer], root, out, run=counted(asked), seeds=1)
-    assert len(asked) == 2 and len(one.pairs) == 1
+    assert len(asked) == 1 and len(one.pairs) == 1
     bench_paper([plans[0]], root, out, run=counted(asked))  # the page as it was
+
+
+def test_the_page_shows_what_is_there(root: Path, tmp_path: Path) -> None:
+    plans = read_plans(root / "specs")
+    (result,) = bench_paper(plans, root, tmp_path, run=map, seeds=1, until="models")
+    (pair,) = result.pairs
+    assert pair.backdoored and (pair.scan, pair.studied) == (None, None)
+    made = {cell.figure: cell for cell in cells(result)}
+    assert made["accuracy"].met is True
+    assert (made["prune_success"].measured, made["prune_success"].met) == (None, None)
+    assert "size 4" in (tmp_path / "index.html").read_text()
 
 
 def test_a_cell_stands_beside_the_paper_and_what_was_wanted(done: tuple[Path, Result]) -> None:
@@ -176,7 +195,7 @@ def test_a_cell_stands_beside_the_paper_and_what_was_wanted(done: tuple[Path, Re
     made = {cell.figure: cell for cell in cells(result)}
     assert made.keys() == FIGURES.keys()
     accuracy = made["accuracy"]
-    mean = sum(pair.backdoored.accuracy for pair in result.pairs) / 2
+    mean = sum(pair.backdoored.accuracy for pair in result.pairs if pair.backdoored) / 2
     assert accuracy.measured == pytest.approx(mean)
     assert (accuracy.reported, accuracy.wanted, accuracy.met) == (0.87, 0.9, True)
     assert accuracy.interval and accuracy.interval[0] <= mean <= accuracy.interval[1]
@@ -214,7 +233,7 @@ def test_the_page_holds_its_pictures_and_loads_nothing(done: tuple[Path, Result]
     circles = [
         a for t, a in parsed.tags if t == "circle" and a.get("class") == "found" and "%" in str(a["cx"])
     ]
-    drawn = sum(len(pair.studied.curve) for pair in done[1].pairs)
+    drawn = sum(len(pair.studied.curve) for pair in done[1].pairs if pair.studied)
     assert len(circles) == drawn > 0
 
 

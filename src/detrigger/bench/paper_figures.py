@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from detrigger.bench.paper_plan import PaperPlan
-from detrigger.bench.paper_records import Case, Outcome, Stop, Studied, Trained
+from detrigger.bench.paper_records import Case, Outcome, Scanned, Stop, Studied, Trained
 from detrigger.bench.poison_rate_figures import difference
 
 QUARTER = 0.25
@@ -16,12 +16,39 @@ QUARTER = 0.25
 
 @dataclass(frozen=True)
 class Pair:
-    """All records of one seed."""
+    """All records of one seed; None where there is none yet."""
 
     seed: int
-    clean: Trained
-    backdoored: Trained
-    studied: Studied
+    clean: Trained | None
+    backdoored: Trained | None
+    clean_scan: Scanned | None
+    scan: Scanned | None
+    """Of the backdoored model."""
+    studied: Studied | None
+
+    @property
+    def records(self) -> tuple[Trained | Scanned | Studied, ...]:
+        """Those that are there."""
+        every = (self.clean, self.backdoored, self.clean_scan, self.scan, self.studied)
+        return tuple(record for record in every if record is not None)
+
+    @property
+    def cpu_seconds(self) -> float:
+        """Of all that was done."""
+        return sum(r.told.cpu_seconds if isinstance(r, Scanned) else r.cpu_seconds for r in self.records)
+
+
+@dataclass(frozen=True)
+class OpenCase:
+    """All records of one case of the open points; None where there is none yet."""
+
+    name: str
+    seed: int
+    trained: Trained | None
+    scan: Scanned | None
+    cleanse: Scanned | None
+    """By the method as published."""
+    case: Case | None
 
 
 @dataclass(frozen=True)
@@ -30,7 +57,7 @@ class Result:
 
     plan: PaperPlan
     pairs: tuple[Pair, ...]
-    cases: tuple[Case, ...]
+    cases: tuple[OpenCase, ...]
 
 
 @dataclass(frozen=True)
@@ -59,28 +86,49 @@ class Cell:
     interval: tuple[float, float] | None
     """95 % by Student's t; None for fewer than two seeds."""
     met: bool | None
-    """Does the mean reach what was wanted? None if nothing was."""
+    """Does the mean reach what was wanted? None if nothing was wanted, or measured."""
     seeds: dict[str, float]
     seconds: float
     """Of CPU, for the models and the study of all seeds."""
     commit: str
 
 
+def _trained(of: Callable[[Trained], float]) -> Callable[[Pair], float | None]:
+    return lambda pair: of(pair.backdoored) if pair.backdoored else None
+
+
 def _repair(method: str, images: str, of: Callable[[Outcome], float]) -> Callable[[Pair], float | None]:
     def value(pair: Pair) -> float | None:
-        rows = [o for o in pair.studied.outcomes if (o.method, o.images) == (method, images)]
+        outcomes = pair.studied.outcomes if pair.studied else ()
+        rows = [o for o in outcomes if (o.method, o.images) == (method, images)]
         return of(rows[0]) if rows else None
 
     return value
 
 
 def _quarter(of: Callable[[Stop], float]) -> Callable[[Pair], float | None]:
-    return lambda pair: next((of(stop) for stop in pair.studied.curve if stop.share == QUARTER), None)
+    def value(pair: Pair) -> float | None:
+        curve = pair.studied.curve if pair.studied else ()
+        return next((of(stop) for stop in curve if stop.share == QUARTER), None)
+
+    return value
 
 
-def _named(pair: Pair) -> float:
-    found = pair.studied.backdoored
-    return float(found.verdict == "backdoored" and found.found[:1] == (pair.studied.target,))
+def _cost(pair: Pair) -> float | None:
+    if not (pair.clean and pair.backdoored):
+        return None
+    return pair.clean.accuracy - pair.backdoored.accuracy
+
+
+def _named(pair: Pair) -> float | None:
+    if not (pair.scan and pair.backdoored):
+        return None
+    told = pair.scan.told
+    return float(told.verdict == "backdoored" and told.found[:1] == (pair.backdoored.target,))
+
+
+def _cleared(pair: Pair) -> float | None:
+    return float(pair.clean_scan.told.verdict == "clean") if pair.clean_scan else None
 
 
 REPAIRS = {
@@ -97,20 +145,18 @@ def _lost(name: str) -> Callable[[Pair], float | None]:
 
     def value(pair: Pair) -> float | None:
         now = after(pair)
-        return None if now is None else pair.backdoored.accuracy - now
+        return None if now is None or not pair.backdoored else pair.backdoored.accuracy - now
 
     return value
 
 
 FIGURES: dict[str, Figure] = {
-    "clean_accuracy": Figure("accuracy, clean model", lambda p: p.clean.accuracy),
-    "accuracy": Figure("accuracy, backdoored", lambda p: p.backdoored.accuracy),
-    "cost": Figure(
-        "accuracy lost to the backdoor", lambda p: p.clean.accuracy - p.backdoored.accuracy, high=False
-    ),
-    "success": Figure("attack success", lambda p: p.backdoored.success),
+    "clean_accuracy": Figure("accuracy, clean model", lambda p: p.clean.accuracy if p.clean else None),
+    "accuracy": Figure("accuracy, backdoored", _trained(lambda t: t.accuracy)),
+    "cost": Figure("accuracy lost to the backdoor", _cost, high=False),
+    "success": Figure("attack success", _trained(lambda t: t.success)),
     "named": Figure("backdoored: right verdict and target", _named),
-    "cleared": Figure("clean twin: clean", lambda p: float(p.studied.clean.verdict == "clean")),
+    "cleared": Figure("clean twin: clean", _cleared),
     **{
         f"{name}_accuracy": Figure(f"accuracy after {title}", _repair(method, images, lambda o: o.accuracy))
         for name, (method, images, title) in REPAIRS.items()
@@ -135,17 +181,17 @@ FIGURES: dict[str, Figure] = {
         "a quarter of the last layer pruned: accuracy", _quarter(lambda s: s.accuracy)
     ),
     "scan_seconds": Figure(
-        "scan of the backdoored model, CPU s", lambda p: p.studied.backdoored.cpu_seconds, high=False
+        "scan of the backdoored model, CPU s",
+        lambda p: p.scan.told.cpu_seconds if p.scan else None,
+        high=False,
     ),
 }
 
 
 def cells(result: Result) -> tuple[Cell, ...]:
     """Every figure of a spec."""
-    seconds = sum(
-        p.clean.cpu_seconds + p.backdoored.cpu_seconds + p.studied.cpu_seconds for p in result.pairs
-    )
-    commit = ", ".join(dict.fromkeys(pair.studied.commit for pair in result.pairs))
+    seconds = sum(pair.cpu_seconds for pair in result.pairs)
+    commit = ", ".join(dict.fromkeys(record.commit for pair in result.pairs for record in pair.records))
     made = []
     for name, figure in FIGURES.items():
         values = {str(p.seed): v for p in result.pairs if (v := figure.of(p)) is not None}
@@ -153,7 +199,7 @@ def cells(result: Result) -> tuple[Cell, ...]:
         wanted = result.plan.wanted.get(name)
         met = None
         if wanted is not None:
-            met = mean is not None and (mean >= wanted if figure.high else mean <= wanted)
+            met = None if mean is None else (mean >= wanted if figure.high else mean <= wanted)
         reported = result.plan.reported.get(name)
         made.append(
             Cell(

@@ -9,18 +9,32 @@ from typing import Any
 import msgspec
 
 from detrigger import measure
+from detrigger.attack import Planted
+from detrigger.attack.methods import AttackSpec
 from detrigger.bench.paper_plan import OpenPlan, PaperPlan
-from detrigger.bench.paper_records import Case, Told
-from detrigger.bench.paper_study import told
-from detrigger.bench.paper_train import Order, as_json, commit, drawn_target, made, plant, success
+from detrigger.bench.paper_records import Case, Scanned, Told, Trained
+from detrigger.bench.paper_scan import SCAN, looked_at, remembered_scan, told
+from detrigger.bench.paper_train import (
+    Order,
+    as_json,
+    commit,
+    drawn_target,
+    keep,
+    loaded,
+    made,
+    plant,
+    success,
+)
+from detrigger.bench.processes import peak_memory
 from detrigger.clean import clean
 from detrigger.detect import PLAIN, detect
 from detrigger.images import Images
-from detrigger.model import Classifier
 from detrigger.neural_cleanse import NeuralCleanseConfig, neural_cleanse
 from detrigger.save import write_atomically
-from detrigger.scan import ScanConfig, scan
+from detrigger.scan import ScanConfig
 
+MODEL, CLEANSE = "model ", "cleanse "
+"""Before a case, in the part of an order; as SCAN."""
 PLACES: tuple[dict[str, Any], ...] = (
     {"place": "lower right"},
     {"place": "upper left", "pattern": "checker"},
@@ -55,36 +69,93 @@ def attack(kind: str, number: int, target: int, classes: int) -> dict[str, Any]:
 
 
 def recipe(order: Order) -> dict[str, Any]:
-    """All that decides what comes of a case."""
-    kind, number = order.part.split()
+    """All that decides what comes of a case, or of a part of it."""
+    part, kind, number = _words(order)
     made = _plan(order).recipe(order.seed, {"kind": kind, "number": int(number)})
-    found: dict[str, Any] = made | {"cleanse": msgspec.json.decode(msgspec.json.encode(_open(order).cleanse))}
+    extra = {"cleanse": msgspec.json.decode(msgspec.json.encode(_open(order).cleanse))}
+    found: dict[str, Any] = made | (extra if part == CLEANSE else {})
     return found
 
 
-def case(order: Order) -> Case:
-    """Train one model, scan it, by the published method too if that is planned, and run the loop on it."""
-    began = time.process_time()
+def model(order: Order) -> Trained:
+    """Train the model of a case; write its weights and its card."""
     plan = _plan(order)
     parts = dataclasses.replace(order, plan=plan).data()
-    training, given, judge = (p.images() for p in (parts.train, parts.scanner, parts.judge))
-    kind, number = order.part.split()
-    target = drawn_target(order.seed, len(training.names))
-    spec = plan.specification(order.seed, attack(kind, int(number), target, len(training.names)))
-    planted = plant(spec, training.shape)
-    model, _ = made(plan, spec, training)
-    found = scan(model, given, seed=order.seed)
-    plain = _published(order, model, given) if kind == "size" and _open(order).cleanse else None
-    loop = clean(model, given, ScanConfig(), first=found, seed=order.seed)
+    training, judge = parts.train.images(), parts.judge.images()
+    spec, planted = _planted(order, training)
+    began = time.process_time()
+    network, poisoned = made(plan, spec, training)
+    cpu_seconds = time.process_time() - began
+    card = Trained(
+        accuracy=measure.accuracy(network, judge),
+        success=min(success(network, judge, p) for p in planted),
+        target=drawn_target(order.seed, len(training.names)),
+        classes=len(training.names),
+        images=len(training),
+        poisoned=poisoned,
+        judged=len(judge),
+        cpu_seconds=round(cpu_seconds, 1),
+        commit=commit(),
+        recipe=recipe(order),
+    )
+    return keep(order, network, card)
+
+
+def scanned(order: Order) -> Scanned:
+    """Scan the model of a case."""
+    given = order.data().scanner.images()
+    network = loaded(order.other(order.part.replace(SCAN, MODEL)), given)
+    return looked_at(order, network, given, ScanConfig(), recipe(order))
+
+
+def published(order: Order) -> Scanned:
+    """Neural Cleanse with the published verdict on the model of a case; write a card."""
+    given = order.data().scanner.images()
+    network = loaded(order.other(order.part.replace(CLEANSE, MODEL)), given)
+    config = msgspec.convert(_open(order).cleanse, NeuralCleanseConfig)
+    targets = tuple(range(len(given.names)))
+    began, cpu_began = time.perf_counter(), time.process_time()
+    inversion = neural_cleanse(network, given, targets, config, seed=order.seed)
+    finding = detect({inversion.family: inversion}, given.names, given.shape, PLAIN)
+    sizes = inversion.size.sort()
+    told = Told(
+        verdict=finding.verdict,
+        probability=finding.probability,
+        found=tuple(c.index for c in finding.suspects) if finding.verdict != "clean" else (),
+        size=sizes.values[0].item(),
+        smallest=int(sizes.indices[0]),
+        next_size=sizes.values[1].item(),
+        image_passes=inversion.image_passes,
+        seconds=round(time.perf_counter() - began, 1),
+        cpu_seconds=round(time.process_time() - cpu_began, 1),
+        images=len(given),
+    )
+    card = Scanned(told, peak_memory() // 2**20, commit(), recipe(order))
+    write_atomically(order.card, as_json(card))
+    return card
+
+
+def case(order: Order) -> Case:
+    """Run the loop on the model of a case, beginning with its scan.
+
+    Raises DataError if that scan is not there.
+    """
+    began = time.process_time()
+    parts = order.data()
+    given, judge = parts.scanner.images(), parts.judge.images()
+    _, kind, number = _words(order)
+    _, planted = _planted(order, given)
+    network = loaded(order.other(MODEL + order.part), given)
+    found = remembered_scan(order.other(SCAN + order.part), network)
+    loop = clean(network, given, ScanConfig(), first=found, seed=order.seed)
     card = Case(
         kind=kind,
         number=int(number),
         seed=order.seed,
         targets=tuple(p.target for p in planted if p.target is not None),
-        accuracy=measure.accuracy(model, judge),
-        success=tuple(success(model, judge, p) for p in planted),
+        accuracy=measure.accuracy(network, judge),
+        success=tuple(success(network, judge, p) for p in planted),
         told=told(found),
-        cleanse=plain,
         rounds=sum(attempt.chosen for attempt in loop.attempts),
         repaired=loop.repaired,
         last=loop.scans[-1].finding.verdict,
@@ -99,26 +170,19 @@ def case(order: Order) -> Case:
     return card
 
 
-def _published(order: Order, model: Classifier, given: Images) -> Told:
-    """Neural Cleanse with the published verdict."""
-    config = msgspec.convert(_open(order).cleanse, NeuralCleanseConfig)
-    targets = tuple(range(len(given.names)))
-    began, cpu_began = time.perf_counter(), time.process_time()
-    inversion = neural_cleanse(model, given, targets, config, seed=order.seed)
-    finding = detect({inversion.family: inversion}, given.names, given.shape, PLAIN)
-    sizes = inversion.size.sort()
-    return Told(
-        verdict=finding.verdict,
-        probability=finding.probability,
-        found=tuple(c.index for c in finding.suspects) if finding.verdict != "clean" else (),
-        size=sizes.values[0].item(),
-        smallest=int(sizes.indices[0]),
-        next_size=sizes.values[1].item(),
-        image_passes=inversion.image_passes,
-        seconds=round(time.perf_counter() - began, 1),
-        cpu_seconds=round(time.process_time() - cpu_began, 1),
-        images=len(given),
-    )
+def _words(order: Order) -> tuple[str, str, str]:
+    """Part (empty for the case itself), kind and number."""
+    *part, kind, number = order.part.split()
+    return "".join(f"{word} " for word in part), kind, number
+
+
+def _planted(order: Order, images: Images) -> tuple[AttackSpec, tuple[Planted, ...]]:
+    """How the model of a case is made, and its backdoors."""
+    _, kind, number = _words(order)
+    target = drawn_target(order.seed, len(images.names))
+    planned = attack(kind, int(number), target, len(images.names))
+    spec = _plan(order).specification(order.seed, planned)
+    return spec, plant(spec, images.shape)
 
 
 def _open(order: Order) -> OpenPlan:

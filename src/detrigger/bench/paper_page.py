@@ -71,9 +71,19 @@ def page(results: Sequence[Result], pictures: Path) -> str:
                 },
                 "charts": _charts(result),
                 "pictures": _pictures(result, pictures),
+                "note": _note(result),
             }
         )
     return environment.get_template("paper.html").render(parts=parts)
+
+
+def _note(result: Result) -> str:
+    """What it took."""
+    scans = [s for pair in result.pairs for s in (pair.clean_scan, pair.scan, pair.studied) if s]
+    commits = ", ".join(dict.fromkeys(record.commit for pair in result.pairs for record in pair.records))
+    seconds = sum(pair.cpu_seconds for pair in result.pairs)
+    most = f", {max(s.megabytes for s in scans)} MB at most" if scans else ""
+    return f"{seconds:.0f} CPU seconds without the open points{most}; commit {commits or 'none'}."
 
 
 def _rows(found: dict[str, Cell], names: Sequence[str]) -> list[Cell]:
@@ -98,7 +108,7 @@ def _charts(result: Result) -> list[Chart]:
     """The last layer pruned, one chart for each seed."""
     charts = []
     for pair in result.pairs:
-        stops = pair.studied.curve
+        stops = pair.studied.curve if pair.studied else ()
         if not stops:
             continue
         most = stops[-1].share

@@ -60,6 +60,8 @@ class PaperPlan:
     """At most; 1 to 10."""
     budget: str = "standard"
     """Of the scans."""
+    scan_jobs: int = 1
+    """Threads of a scan; the result does not depend on it."""
     stops: int = 16
     """Measurements on the way while pruning the layers of the layer table."""
     open: OpenPlan | None = None

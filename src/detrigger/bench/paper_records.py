@@ -117,15 +117,25 @@ class Alike:
 
 
 @dataclass(frozen=True)
+class Scanned:
+    """A scan of one model."""
+
+    told: Told
+    megabytes: int
+    """Largest memory of the process so far, on Linux."""
+    commit: str
+    recipe: dict[str, Any] = field(repr=False)
+
+
+@dataclass(frozen=True)
 class Studied:
-    """A pair of models, clean and backdoored, looked into."""
+    """What comes after the scan of a backdoored model: comparison, repairs, pruning step by step."""
 
     target: int
-    clean: Told
-    backdoored: Told
     alike: Alike | None
     """None if the scan did not name the target."""
     outcomes: tuple[Outcome, ...]
+    """Empty, as is what follows, if the scan named nothing."""
     curve: tuple[Stop, ...]
     layers: tuple[LayerRow, ...]
     cpu_seconds: float
@@ -150,8 +160,6 @@ class Case:
     success: tuple[float, ...]
     """Per trigger."""
     told: Told
-    cleanse: Told | None
-    """By the method as published."""
     rounds: int
     """Repairs that the loop accepted."""
     repaired: bool

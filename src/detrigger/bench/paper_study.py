@@ -1,27 +1,23 @@
-"""A clean and a backdoored model of one seed: scanned, compared, repaired in the paper's ways and in ours."""
+"""A backdoored model that was scanned: compared with the truth, repaired in several ways, pruned by steps."""
 
 from __future__ import annotations
 
-import resource
-import shutil
-import sys
 import time
-from pathlib import Path
 
 import torch
 
 from detrigger import identify
 from detrigger.attack import Planted
-from detrigger.bench.paper_records import Alike, Neurons, Studied, Told
+from detrigger.bench.paper_records import Alike, Neurons, Studied
 from detrigger.bench.paper_repairs import Case, by_layer, curve, outcomes, some
+from detrigger.bench.paper_scan import SCAN, config, remembered_scan
 from detrigger.bench.paper_train import Order, as_json, commit, drawn_target, loaded, plant
-from detrigger.budgets import Budget
-from detrigger.engine import remembered, threads
+from detrigger.bench.processes import peak_memory
 from detrigger.images import Images
 from detrigger.model import Classifier
 from detrigger.report.pictures import png, trigger_png
 from detrigger.save import write_atomically
-from detrigger.scan import Backdoor, Scan, ScanConfig, scan
+from detrigger.scan import Backdoor
 
 SUPPLY = 0.2
 """Share of the training images that the paper's repairs are given."""
@@ -30,17 +26,18 @@ SHOWN = 2000
 
 
 def study(order: Order) -> Studied:
-    """Look into the two models that were trained for a seed; write a card and pictures of the triggers."""
+    """Look into the backdoored model of a seed, beginning with its scan; write a card and pictures.
+
+    Raises DataError if that scan is not there.
+    """
     began = time.process_time()
     parts = order.data()
     given, judge = parts.scanner.images(), parts.judge.images()
     target = drawn_target(order.seed, len(given.names))
     spec = order.plan.specification(order.seed, order.attack(target))
     planted = plant(spec, given.shape)[0]
-    twin, model = (loaded(order.other(part), given) for part in ("clean", "backdoored"))
-    config = ScanConfig(budget=_budget(order))
-    clean_scan = _scanned(order, "clean", twin, given, config)
-    found = _scanned(order, "backdoored", model, given, config)
+    model = loaded(order.other("backdoored"), given)
+    found = remembered_scan(order.other(f"{SCAN}backdoored"), model)
     generator = torch.Generator().manual_seed(order.seed)
     pool = torch.randperm(len(parts.train.y), generator=generator)[: round(SUPPLY * len(parts.train.y))]
     named = found.backdoors
@@ -49,62 +46,17 @@ def study(order: Order) -> Studied:
     _pictures(order, judge, planted, right)
     card = Studied(
         target=target,
-        clean=told(clean_scan),
-        backdoored=told(found),
         alike=_alike(model, some(judge, SHOWN), right, planted) if right else None,
-        outcomes=outcomes(case, parts.train.where(pool).images(), found, config) if named else (),
+        outcomes=outcomes(case, parts.train.where(pool).images(), found, config(order)) if named else (),
         curve=curve(case) if named else (),
         layers=by_layer(case, order.plan.stops) if named else (),
         cpu_seconds=round(time.process_time() - began, 1),
-        megabytes=megabytes(),
+        megabytes=peak_memory() // 2**20,
         commit=commit(),
         recipe=order.recipe(),
     )
     write_atomically(order.card, as_json(card))
-    shutil.rmtree(_chunks(order), ignore_errors=True)
     return card
-
-
-def _chunks(order: Order) -> Path:
-    return order.out / "chunks" / order.name
-
-
-def _scanned(order: Order, part: str, model: Classifier, given: Images, config: ScanConfig) -> Scan:
-    """A scan that goes on where an earlier, interrupted one of the same commit stopped."""
-    folder = _chunks(order)
-    folder.mkdir(parents=True, exist_ok=True)
-    inputs = {"part": part, "recipe": order.recipe(), "config": config, "commit": commit()}
-    kept = remembered(threads(1), folder, inputs)
-    return scan(model, given, config, seed=order.seed, map=kept)
-
-
-def _budget(order: Order) -> Budget:
-    budget: Budget = order.plan.budget  # type: ignore[assignment]  # read_plans has checked it
-    return budget
-
-
-def told(found: Scan) -> Told:
-    """What a scan said, in short."""
-    sizes = sorted((c.evidence.get("patch size", c.size), c.index) for c in found.finding.classes)
-    sizes += [(float("inf"), -1)] * 2
-    return Told(
-        verdict=found.finding.verdict,
-        probability=found.finding.probability,
-        found=tuple(b.target for b in found.backdoors),
-        size=sizes[0][0],
-        smallest=sizes[0][1],
-        next_size=sizes[1][0],
-        image_passes=found.cost.image_passes,
-        seconds=round(found.cost.seconds, 1),
-        cpu_seconds=round(found.cost.cpu_seconds, 1),
-        images=found.images,
-    )
-
-
-def megabytes() -> int:
-    """Largest memory of this process so far."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak // (1024 * 1024 if sys.platform == "darwin" else 1024)
 
 
 def _alike(model: Classifier, images: Images, found: Backdoor, planted: Planted) -> Alike:

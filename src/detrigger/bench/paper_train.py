@@ -36,7 +36,8 @@ class Order:
     plan: PaperPlan
     seed: int
     part: str
-    """`clean`, `backdoored`, `study`, or a case of the open points such as `size 4`."""
+    """`clean`, `backdoored`, `scan` and one of these, `repairs`; or of the open points a case such as
+    `size 4`, or `model`, `scan` or `cleanse` and a case."""
     root: Path | None
     """Of the data; None: fetch it."""
     out: Path
@@ -44,7 +45,7 @@ class Order:
     @property
     def name(self) -> str:
         """Of its files."""
-        return f"{self.plan.id}_{self.seed}_{self.part.replace(' ', '')}"
+        return f"{self.plan.id}_{self.seed}_{self.part.replace(' ', '_')}"
 
     @property
     def card(self) -> Path:
@@ -64,8 +65,9 @@ class Order:
         return self.plan.attack | {"target": target}
 
     def recipe(self) -> dict[str, Any]:
-        """All that decides the model of this part, or the models that are studied."""
-        return self.plan.recipe(self.seed, None if self.part == "clean" else self.plan.attack)
+        """All that decides the model of this part, or the model that is studied and how it is scanned."""
+        made = self.plan.recipe(self.seed, None if self.part.endswith("clean") else self.plan.attack)
+        return made if self.part in ("clean", "backdoored") else made | {"budget": self.plan.budget}
 
 
 def kept(path: Path, kind: type[Card], recipe: dict[str, Any]) -> Card | None:
@@ -91,19 +93,27 @@ def train(order: Order) -> Trained:
     began = time.process_time()
     model, poisoned = made(order.plan, wanted, training)
     cpu_seconds = time.process_time() - began
-    save_classifier(model, weights(order))
-    card = Trained(
-        accuracy=measure.accuracy(model, judge),
-        success=success(model, judge, planted),
-        target=target,
-        classes=len(training.names),
-        images=len(training),
-        poisoned=poisoned,
-        judged=len(judge),
-        cpu_seconds=round(cpu_seconds, 1),
-        commit=commit(),
-        recipe=order.recipe(),
+    return keep(
+        order,
+        model,
+        Trained(
+            accuracy=measure.accuracy(model, judge),
+            success=success(model, judge, planted),
+            target=target,
+            classes=len(training.names),
+            images=len(training),
+            poisoned=poisoned,
+            judged=len(judge),
+            cpu_seconds=round(cpu_seconds, 1),
+            commit=commit(),
+            recipe=order.recipe(),
+        ),
     )
+
+
+def keep(order: Order, model: Classifier, card: Trained) -> Trained:
+    """Write a model's weights and its card."""
+    save_classifier(model, weights(order))
     write_atomically(order.card, as_json(card))
     return card
 

@@ -15,7 +15,7 @@ from rich.text import Text
 from detrigger.bench.fit import case, coefficients
 from detrigger.bench.fit import fit as fit_terms
 from detrigger.bench.fit_table import fit_tables
-from detrigger.bench.paper import bench_paper
+from detrigger.bench.paper import Until, bench_paper
 from detrigger.bench.paper_page import table as paper_table
 from detrigger.bench.paper_plan import read_plans
 from detrigger.bench.plan import read_plan
@@ -188,6 +188,7 @@ def paper(
     data_root: Path | None = None,
     only: Annotated[tuple[str, ...], Parameter(converter=_names, negative_iterable="")] = (),
     seeds: int = 3,
+    until: Until = "open",
     out: Path = Path("paper"),
     specs: Path = Path("benchmarks/paper"),
     jobs: int = 1,
@@ -204,6 +205,8 @@ def paper(
         Data sets, such as mnist,lfw,aid,dota; by default all.
     seeds
         At most, for every spec.
+    until
+        Stop after models, scans or repairs; by default the open points are the last.
     out
         Folder for index.html, cells/, cards/, weights/ and pictures/.
     specs
@@ -223,6 +226,7 @@ def paper(
             out,
             run=processes(jobs),
             seeds=seeds,
+            until=until,
             said=callback,
         )
     show(paper_table(results))
