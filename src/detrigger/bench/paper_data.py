@@ -22,6 +22,9 @@ from detrigger.errors import DataError
 
 Kind = Literal["arrays", "people", "pictures", "crops", "objects", "tiles"]
 
+KEPT = 10
+"""Pieces that a class keeps to train on, if it has twice as many."""
+
 
 @dataclass(frozen=True)
 class PaperData:
@@ -35,7 +38,8 @@ class PaperData:
     """Below the root of the data."""
     test: float = 0.2
     """Share of the images that are not trained on, but for `arrays`, which are divided already; above 0,
-    below 1. Every class keeps an image to train on; pieces of one source image stay together."""
+    below 1. Every class keeps an image to train on; pieces of one source image stay together, and then half of
+    each class's pieces, ten at most, are trained on."""
     scanner: float = 0.5
     """Share of those that the scanner gets; the rest is measured on. Above 0, below 1."""
     size: int = 64
@@ -135,7 +139,8 @@ def _parts(pixels: Pixels, groups: Sequence[str], plan: PaperData) -> tuple[Pixe
 def held_back(y: Int[Tensor, " n"], groups: Sequence[str], plan: PaperData) -> Bool[Tensor, " n"]:
     """Which images are for testing: groups drawn at random as long as every class keeps one to train on.
 
-    Where images stand in groups, there are few of these: first come small ones with a class not tested yet.
+    Where images stand in groups, there are few of these: first come small ones with a class not tested yet, and
+    every class keeps half of its images, or ten.
     """
     positions: dict[str, list[int]] = {}
     for i, group in enumerate(groups):
@@ -143,13 +148,15 @@ def held_back(y: Int[Tensor, " n"], groups: Sequence[str], plan: PaperData) -> B
     names, left, wanted = list(positions), torch.bincount(y), round(plan.test * len(y))
     order = torch.randperm(len(names), generator=torch.Generator().manual_seed(plan.seed)).tolist()
     test = torch.zeros(len(y), dtype=torch.bool)
-    small = sorted(order, key=lambda i: len(positions[names[i]])) if len(names) < len(y) else []
+    grouped = len(names) < len(y)
+    small = sorted(order, key=lambda i: len(positions[names[i]])) if grouped else []
+    least = ((left + 1) // 2).clamp(max=KEPT) if grouped else torch.ones_like(left)
     for all_new, these in ((True, small), (False, order)):
         for i in these:
             here = torch.tensor(positions[names[i]])
             counts = torch.bincount(y[here], minlength=len(left))
             new = not bool(torch.isin(y[here], y[test]).all())
-            fits = len(here) <= max(1, wanted) and bool((left > counts)[counts > 0].all())
+            fits = len(here) <= max(1, wanted) and bool((left - counts >= least)[counts > 0].all())
             if fits and not test[here[0]] and (new or not all_new):
                 test[here] = True
                 left, wanted = left - counts, wanted - len(here)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -36,7 +37,7 @@ def blocks(in_ch: int, classes: int, size: int, *, width: int = 32) -> nn.Module
 
 
 def pools(in_ch: int, classes: int, size: int, *, width: int = 24) -> nn.Module:
-    """Aerial images: convolutions with ReLU, max pooling between them and average pooling at the end.
+    """Aerial images: convolutions with ReLU, max pooling between them, max and average pooling at the end.
 
     Batch norm, of which the paper says nothing, follows each convolution. Images over 256 pixels first go
     through one of stride 4.
@@ -47,7 +48,14 @@ def pools(in_ch: int, classes: int, size: int, *, width: int = 24) -> nn.Module:
     for outputs in (width, 2 * width, 4 * width, 4 * width):
         parts += [convolution(inputs, outputs, "relu"), nn.MaxPool2d(2)]
         inputs = outputs
-    return nn.Sequential(*parts, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inputs, classes))
+    return nn.Sequential(*parts, Pooled(), nn.Linear(2 * inputs, classes))
+
+
+class Pooled(nn.Module):
+    """Per channel the mean and the highest value: in a large image an average alone hides what is small."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([x.mean((2, 3)), x.amax((2, 3))], 1)
 
 
 class DeepID(nn.Module):
