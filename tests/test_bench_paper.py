@@ -131,7 +131,7 @@ def test_what_was_found_is_repaired_and_drawn(done: tuple[Path, Result]) -> None
         methods = [(o.method, o.images) for o in pair.studied.outcomes]
         assert methods == [
             *((m, "training") for m in ("prune", "unlearn", "refit")),
-            *((m, "scanner") for m in ("prune", "unlearn", "refit", "auto")),
+            *((m, "scanner") for m in ("prune", "unlearn", "refit", "unlearn-distilled", "auto")),
         ]
         assert pair.studied.curve[0].share == 0
         assert pair.studied.curve[0].success == pytest.approx(pair.backdoored.success, abs=0.1)

@@ -38,8 +38,8 @@ class PaperData:
     """Below the root of the data."""
     test: float = 0.2
     """Share of the images that are not trained on, but for `arrays`, which are divided already; above 0,
-    below 1. Every class keeps an image to train on; pieces of one source image stay together, and then half of
-    each class's pieces, ten at most, are trained on."""
+    below 1. Every class keeps an image to train on; pieces of one source image stay together, and then
+    half of each class's pieces, ten at most, are trained on."""
     scanner: float = 0.5
     """Share of those that the scanner gets; the rest is measured on. Above 0, below 1."""
     size: int = 64
@@ -139,8 +139,8 @@ def _parts(pixels: Pixels, groups: Sequence[str], plan: PaperData) -> tuple[Pixe
 def held_back(y: Int[Tensor, " n"], groups: Sequence[str], plan: PaperData) -> Bool[Tensor, " n"]:
     """Which images are for testing: groups drawn at random as long as every class keeps one to train on.
 
-    Where images stand in groups, there are few of these: first come small ones with a class not tested yet, and
-    every class keeps half of its images, or ten.
+    Where images stand in groups, there are few of these: small ones with a class not tested yet come
+    first, and every class keeps half of its images, or ten.
     """
     positions: dict[str, list[int]] = {}
     for i, group in enumerate(groups):

@@ -22,13 +22,10 @@ PICTURES = {
     "stamped": "with the planted one",
     "restamped": "with the synthesised one",
 }
-TABLE_2 = ("success", "accuracy", "clean_accuracy", "cost")
-TABLE_3 = (
-    "accuracy",
-    "success",
-    *(f"{name}_{what}" for name in REPAIRS for what in ("accuracy", "lost", "success")),
-)
-CLAIMS = ("named", "cleared", "quarter_found", "quarter_success", "quarter_accuracy", "scan_seconds")
+TABLE_2 = ("success", "accuracy", "clean_accuracy", "cost", "named", "cleared", "scan_seconds")
+QUARTER = ("quarter_found", "quarter_success", "quarter_accuracy")
+KINDS = ("accuracy", "lost", "success")
+"""Figures of each repair."""
 
 
 def table(results: Sequence[Result]) -> Table:
@@ -64,11 +61,14 @@ def page(results: Sequence[Result], pictures: Path) -> str:
         parts.append(
             {
                 "result": result,
-                "tables": {
-                    "Table 2: the attack": _rows(found, TABLE_2),
-                    "Table 3: before and after": _rows(found, TABLE_3),
-                    "Claims": _rows(found, CLAIMS),
-                },
+                "found": found,
+                "done": [pair for pair in result.pairs if pair.records],
+                "tables": [
+                    ("Table 2: the attack, and the scans", _rows(found, TABLE_2)),
+                    ("A quarter of the last layer pruned", _rows(found, QUARTER)),
+                ],
+                "before": (found["accuracy"], found["success"]),
+                "repairs": [(said, [found[f"{n}_{k}"] for k in KINDS]) for n, (*_, said) in REPAIRS.items()],
                 "charts": _charts(result),
                 "pictures": _pictures(result, pictures),
                 "note": _note(result),
@@ -87,7 +87,8 @@ def _note(result: Result) -> str:
 
 
 def _rows(found: dict[str, Cell], names: Sequence[str]) -> list[Cell]:
-    return [found[name] for name in names]
+    """Those figures that were measured, or that there should be."""
+    return [c for n in names if (c := found[n]).measured is not None or c.wanted is not None]
 
 
 def _pictures(result: Result, folder: Path) -> list[tuple[int, list[tuple[str, str]]]]:
@@ -100,7 +101,8 @@ def _pictures(result: Result, folder: Path) -> list[tuple[int, list[tuple[str, s
             if path.is_file():
                 encoded = base64.b64encode(path.read_bytes()).decode()
                 row.append((caption, f"data:image/png;base64,{encoded}"))
-        rows.append((pair.seed, row))
+        if row:
+            rows.append((pair.seed, row))
     return rows
 
 

@@ -18,6 +18,7 @@ from detrigger.clean import clean
 from detrigger.images import Images
 from detrigger.model import Classifier, layers, linear_head, penultimate
 from detrigger.repair import Repaired
+from detrigger.repair.methods import METHODS
 from detrigger.repair.prune import PruneConfig, gaps, prune
 from detrigger.repair.refit import RefitConfig, refit
 from detrigger.repair.silencing import silenced
@@ -31,6 +32,8 @@ MEASURED = 2000
 """Images at most that the curve is measured on."""
 LAYERS = 400
 """Images at most that each layer of the layer table is pruned on."""
+DISTILLED = "unlearn-distilled"
+"""Of METHODS."""
 SHARES = (0.0, 0.03, 0.06, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.75, 0.9)
 """Of the last layer's neurons pruned, along the curve."""
 
@@ -68,7 +71,8 @@ def some(images: Images, count: int) -> Images:
 
 def outcomes(case: Case, supply: Images, found: Scan, config: ScanConfig) -> tuple[Outcome, ...]:
     """The paper's repairs and refitting, on a part of the training images (`supply`, the paper's setting) and
-    on the scanner's images; then the loop as `detrigger repair` runs it, on the scanner's images."""
+    on the scanner's images; then, on the scanner's images, unlearning with a teacher and the loop as
+    `detrigger repair` runs it."""
     ways: list[tuple[str, str, Callable[[], Repaired]]] = []
     for name, images in (("training", supply), ("scanner", case.given)):
         whole = 1.0 if name == "training" else UnlearnConfig.clean_share  # a supply is already the share
@@ -76,6 +80,7 @@ def outcomes(case: Case, supply: Images, found: Scan, config: ScanConfig) -> tup
         ways += [("unlearn", name, partial(_unlearn, case, images, whole))]
         if linear_head(case.model):
             ways += [("refit", name, partial(_refit, case, images))]
+    ways += [(DISTILLED, "scanner", partial(_distilled, case, case.given))]
     made = []
     for method, name, way in ways:
         began = time.process_time()
@@ -101,6 +106,11 @@ def _unlearn(case: Case, images: Images, whole: float) -> Repaired:
 
 def _refit(case: Case, images: Images) -> Repaired:
     return refit(case.model, images, case.triggers, case.targets, RefitConfig())
+
+
+def _distilled(case: Case, images: Images) -> Repaired:
+    first = METHODS[DISTILLED].candidates(case.model)[0]
+    return first(case.model, images, case.triggers, case.targets, case.seed)
 
 
 def _measured(case: Case, method: str, images: str, label: str, model: Classifier, seconds: float) -> Outcome:
