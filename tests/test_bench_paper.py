@@ -265,6 +265,16 @@ def test_the_specs_of_this_project_are_read_and_their_networks_fit() -> None:
         assert area < 0.01 or plan.dataset == "mnist"  # 16 of 784 pixels are the paper's own
 
 
+def test_a_head_of_cosines_becomes_a_linear_one_that_says_the_same() -> None:
+    net = paper_networks.make("face", 3, 7, 16, width=4, features=8).eval()
+    x = torch.rand(5, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        before = net(x)
+        after = paper_networks.plain(net)
+        assert isinstance(after[-1], torch.nn.Linear)  # type: ignore[index]
+        torch.testing.assert_close(after(x), before)
+
+
 @pytest.mark.parametrize(
     ("before", "after", "message"),
     [

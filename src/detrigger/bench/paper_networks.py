@@ -102,6 +102,31 @@ class SameLength(nn.Module):
         return self.length * functional.normalize(x)
 
 
+class Cosines(nn.Module):
+    """A last layer without bias whose rows all have length 1; `plain` makes it a linear one."""
+
+    def __init__(self, inputs: int, classes: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(classes, inputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.linear(x, functional.normalize(self.weight))
+
+
+def plain(net: nn.Module) -> nn.Module:
+    """The same network, changed in place: a last layer of cosines that was trained becomes a linear one."""
+    for name, module in net.named_modules():
+        if isinstance(module, Cosines):
+            head = nn.Linear(module.weight.shape[1], module.weight.shape[0])
+            with torch.no_grad():
+                head.weight.copy_(functional.normalize(module.weight))
+                head.bias.zero_()
+            parent, _, last = name.rpartition(".")
+            setattr(net.get_submodule(parent), last, head.eval())
+            break
+    return net
+
+
 def face(
     in_ch: int, classes: int, size: int, *, width: int = 32, features: int = 256, dropout: float = 0.3
 ) -> nn.Module:
@@ -109,8 +134,6 @@ def face(
     in the image each feature is. `size` in pixels, a multiple of 16."""
     side = size // 16
     embedding = nn.Linear(4 * width * side * side, features, bias=False)
-    head = nn.Linear(features, classes)
-    nn.init.normal_(head.weight, std=features**-0.5)
     return nn.Sequential(
         Normalise("third"),
         convolution(in_ch, width, "relu", kernel=5, stride=4),
@@ -122,7 +145,7 @@ def face(
         embedding,
         nn.BatchNorm1d(features),
         SameLength(20.0),
-        head,
+        Cosines(features, classes),
     )
 
 

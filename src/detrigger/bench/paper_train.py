@@ -136,7 +136,7 @@ def made(plan: PaperPlan, spec: AttackSpec, training: Images) -> tuple[Classifie
     torch.manual_seed(spec.seed)
     net = network(plan, training)
     attacked = carry_out(net, training, spec)
-    return Classifier(attacked.net, training.names, training.shape), attacked.poisoned
+    return Classifier(paper_networks.plain(attacked.net), training.names, training.shape), attacked.poisoned
 
 
 def network(plan: PaperPlan, images: Images) -> torch.nn.Module:
@@ -148,7 +148,7 @@ def network(plan: PaperPlan, images: Images) -> torch.nn.Module:
 
 def loaded(order: Order, images: Images) -> Classifier:
     """The model that was trained for an order."""
-    net = network(order.plan, images)
+    net = paper_networks.plain(network(order.plan, images))
     net.load_state_dict(load_file(weights(order)))
     return Classifier(net, images.names, images.shape)
 
