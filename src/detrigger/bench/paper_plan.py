@@ -62,6 +62,8 @@ class PaperPlan:
     """Of the scans."""
     scan_jobs: int = 1
     """Threads of a scan; the result does not depend on it."""
+    loop: bool = True
+    """Run the whole loop of `detrigger repair`, too; each of its rescans takes as long as the scan."""
     stops: int = 16
     """Measurements on the way while pruning the layers of the layer table."""
     open: OpenPlan | None = None

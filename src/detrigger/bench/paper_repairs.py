@@ -69,10 +69,10 @@ def some(images: Images, count: int) -> Images:
     return images.where(order[:count])
 
 
-def outcomes(case: Case, supply: Images, found: Scan, config: ScanConfig) -> tuple[Outcome, ...]:
+def outcomes(case: Case, supply: Images, found: Scan, config: ScanConfig | None) -> tuple[Outcome, ...]:
     """The paper's repairs and refitting, on a part of the training images (`supply`, the paper's setting) and
     on the scanner's images; then, on the scanner's images, unlearning with a teacher and the loop as
-    `detrigger repair` runs it."""
+    `detrigger repair` runs it, with the `config` of its rescans; None: without the loop."""
     ways: list[tuple[str, str, Callable[[], Repaired]]] = []
     for name, images in (("training", supply), ("scanner", case.given)):
         whole = 1.0 if name == "training" else UnlearnConfig.clean_share  # a supply is already the share
@@ -87,6 +87,8 @@ def outcomes(case: Case, supply: Images, found: Scan, config: ScanConfig) -> tup
         repaired = way()
         seconds = time.process_time() - began
         made.append(_measured(case, method, name, repaired.label, repaired.model, seconds))
+    if config is None:
+        return tuple(made)
     began = time.process_time()
     loop = clean(case.model, case.given, config, first=found, seed=case.seed)
     seconds = time.process_time() - began

@@ -41,13 +41,15 @@ def study(order: Order) -> Studied:
     generator = torch.Generator().manual_seed(order.seed)
     pool = torch.randperm(len(parts.train.y), generator=generator)[: round(SUPPLY * len(parts.train.y))]
     named = found.backdoors
+    supply = parts.train.where(pool).images()
+    rescans = config(order) if order.plan.loop else None
     case = Case(model, given, judge, named, planted, order.seed)
     right = next((b for b in named if b.target == target and b.family in ("patch", "additive")), None)
     _pictures(order, judge, planted, right)
     card = Studied(
         target=target,
         alike=_alike(model, some(judge, SHOWN), right, planted) if right else None,
-        outcomes=outcomes(case, parts.train.where(pool).images(), found, config(order)) if named else (),
+        outcomes=outcomes(case, supply, found, rescans) if named else (),
         curve=curve(case) if named else (),
         layers=by_layer(case, order.plan.stops) if named else (),
         cpu_seconds=round(time.process_time() - began, 1),
