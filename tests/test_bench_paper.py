@@ -173,9 +173,18 @@ def test_only_what_has_no_card_of_the_same_recipe_is_made_again(
         assert asked == []
         bench_paper(plans, root, out, run=counted(asked))
     assert asked == ["bars_1_repairs"]  # with the scan that was kept
+    (out / "cards" / "bars_0_repairs.json").unlink()
+    without = dataclasses.replace(plans[0], loop=False)
+    (shorter,) = bench_paper([without], root, out, run=map, seeds=1)
+    assert shorter.pairs[0].studied and "auto" not in {o.method for o in shorter.pairs[0].studied.outcomes}
+    (out / "cards" / "bars_0_repairs.json").unlink()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("detrigger.clean.scan", looked)
+        bench_paper(plans, root, out, run=map)
+    asked.clear()
     fewer = dataclasses.replace(plans[0], open=None)
     (one,) = bench_paper([fewer], root, out, run=counted(asked), seeds=1)
-    assert len(asked) == 1 and len(one.pairs) == 1
+    assert asked == [] and len(one.pairs) == 1
     bench_paper([plans[0]], root, out, run=counted(asked))  # the page as it was
 
 
@@ -330,6 +339,16 @@ def test_of_few_sources_those_come_first_that_have_classes_not_tested_yet() -> N
     for seed in range(8):
         test = held_back(y, groups, PaperData(kind="tiles", path="", test=0.34, seed=seed))
         assert torch.bincount(y[test]).tolist() == [4, 4]
+
+
+def test_classes_of_grouped_pieces_keep_half_of_them_to_train_on() -> None:
+    sizes = {"a": 6, "b": 6, "c": 3, "d": 1, "e": 20, "f": 12, "g": 8}
+    groups = [name for name, size in sizes.items() for _ in range(size)]
+    y = torch.tensor([int(name > "d") for name in groups])
+    for seed in range(8):
+        test = held_back(y, groups, PaperData(kind="tiles", path="", test=0.9, seed=seed))
+        left = torch.bincount(y[~test])
+        assert 8 <= int(left[0]) < 16 and 10 <= int(left[1]) < 40
 
 
 def test_people_and_crops_are_read_from_archives(tmp_path: Path) -> None:
