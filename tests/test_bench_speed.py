@@ -145,8 +145,9 @@ def test_the_bench_measures_all_of_it_and_runs_peers_on_the_same_model(
     found = bench_speed(
         Order(opened, QUICK), [peer], run=map, classes=(10,), said=lambda *done: told.append(done)
     )
-    assert told[-1] == (8, 8) and len(told) == 8
+    assert told[-1] == (13, 13) and len(told) == 13
     assert list(found.scans) == ["auto", "fp32", "bf16"]
+    assert found.alone.result == found.two.result and found.alone.precision == found.two.precision
     assert found.scans["bf16"].precision == "bf16" and found.scans["fp32"].precision == "fp32"
     assert found.growth.keys() == {10} and found.operators[0].share >= found.operators[-1].share > 0
     asked = found.peers[0].asked
@@ -160,6 +161,7 @@ def speed(**more: Any) -> Speed:
         "classes": 10,
         "images": 1000,
         "scans": {"auto": one, "fp32": one, "bf16": one},
+        "alone": one,
         "two": two,
         "ways": (Way(32, "fp32", "contiguous", 5100.0), Way(256, "fp32", "contiguous", 3000.0)),
         "growth": {10: 1000, 1680: 20_000},

@@ -8,7 +8,7 @@ import math
 import sys
 from pathlib import Path
 
-from detrigger.bench.figures import area_under_curve, mean
+from detrigger.bench.figures import area_interval, area_under_curve, mean, median
 from detrigger.bench.zoo_build import read_records
 
 
@@ -16,6 +16,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path, help="folder that run.py wrote")
     parser.add_argument("--zoo", type=Path, required=True)
+    parser.add_argument("--against", default="ours-standard", help="detector whose CPU time is the measure")
     given = parser.parse_args()
     truth = {record["id"]: record for record in read_records(given.zoo)}
     cards = {
@@ -23,21 +24,22 @@ def main() -> None:
         for folder in sorted(given.out.iterdir())
         if folder.is_dir()
     }
-    sys.stdout.write(figures(cards, truth) + "\n" + answers(cards, truth))
+    sys.stdout.write(figures(cards, truth, given.against) + "\n" + answers(cards, truth))
 
 
-def figures(cards, truth) -> str:
+def figures(cards, truth, against: str) -> str:
     """One line per detector."""
     lines = [
-        "| detector | models (backdoored) | AUC | detected | false alarms | inconclusive | right "
-        "target, of those detected | mean image passes | mean CPU s | peak MB |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| detector | models (backdoored) | AUC (95 %) | detected | false alarms | inconclusive | "
+        "right target, of those detected | mean image passes | mean CPU s | CPU s in all | "
+        f"CPU against {against} | peak MB |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name, asked in cards.items():
         done = {model: card for model, card in asked.items() if "answer" in card}
         if not done:
             errors = sorted({card["error"] for card in asked.values()})
-            lines.append(f"| {name} | 0 of {len(asked)} | {'; '.join(errors)} | | | | | | | |")
+            lines.append(f"| {name} | 0 of {len(asked)} | {'; '.join(errors)} | | | | | | | | | |")
             continue
         bad = [model for model in done if truth[model]["backdoored"]]
         clean = [model for model in done if not truth[model]["backdoored"]]
@@ -48,17 +50,37 @@ def figures(cards, truth) -> str:
         cells = (
             name,
             f"{len(done)} ({len(bad)})",
-            f"{area_under_curve(*scores):.2f}",
+            area(*scores),
             f"{len(found)} of {len(bad)}",
             f"{sum(verdicts[m] == 'backdoored' for m in clean)} of {len(clean)}",
             str(sum(v == "inconclusive" for v in verdicts.values())),
             f"{sum(named)} of {len(named)}",
             f"{mean([c['searching'] + c['looking'] for c in done.values()]):,.0f}",
             f"{mean([c['cpu_seconds'] for c in done.values()]):,.1f}",
+            f"{sum(c['cpu_seconds'] for c in done.values()):,.0f}",
+            times(done, cards.get(against, {})),
             f"{max(c['peak_memory'] for c in done.values()) / 2**20:,.0f}",
         )
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def area(backdoored, clean) -> str:
+    """Area under the curve and its interval."""
+    if not backdoored or not clean:
+        return "–"
+    low, high = area_interval(backdoored, clean)
+    return f"{area_under_curve(backdoored, clean):.2f} ({low:.2f} to {high:.2f})"
+
+
+def times(done, measure) -> str:
+    """How many times the CPU seconds of another detector on the same models: median, least and most."""
+    both = [
+        card["cpu_seconds"] / measure[model]["cpu_seconds"]
+        for model, card in done.items()
+        if "answer" in measure.get(model, {})
+    ]
+    return f"{median(both):.1f} times ({min(both):.1f} to {max(both):.1f})" if both else "–"
 
 
 def answers(cards, truth) -> str:

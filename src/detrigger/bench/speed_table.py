@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from detrigger.bench.clock import Way
-from detrigger.bench.speed import PeerTimed, Speed, Timed, exponent
+from detrigger.bench.speed import PeerTimed, Speed, exponent
 from detrigger.report.words import NONE, number, percent, printable
 
 IN_MODEL, THROUGHPUT, WORKERS, GROWTH = 0.85, 0.9, 1.7, 0.7
@@ -38,27 +38,22 @@ def _figures(found: Speed) -> Table:
 
 
 def _judged(found: Speed) -> Iterator[tuple[str, str, str, bool]]:
-    one, best, two = found.one, found.best, found.two
+    one, best, alone, two = found.one, found.best, found.alone, found.two
     share = one.throughput / best.throughput
-    faster = _alone(found).seconds / two.seconds
+    faster = alone.seconds / two.seconds
     grown = exponent(found.growth)
     yield "time in the network", percent(one.in_model), f"{IN_MODEL:.0%}", one.in_model >= IN_MODEL
     yield "of the best throughput", percent(share), f"{THROUGHPUT:.0%}", share >= THROUGHPUT
     yield "two jobs against one", f"{faster:.2f} times", f"{WORKERS} times", faster >= WORKERS
-    yield "  found the same", "", "", _alone(found).result == two.result
+    yield "  found the same", "", "", alone.result == two.result
     yield "passes grow as classes to", number(grown), f"{GROWTH}", grown <= GROWTH
-
-
-def _alone(found: Speed) -> Timed:
-    """One job in the precision of the two."""
-    return found.scans[found.two.precision]
 
 
 def _scans(found: Speed) -> Table:
     table = _table(
         "scan", "precision", "verdict", "image passes", "CPU s", "s", "in network", "images/CPU s", "MiB"
     )
-    for name, one in {**found.scans, "two jobs": found.two}.items():
+    for name, one in {**found.scans, "one job": found.alone, "two jobs": found.two}.items():
         table.add_row(
             name,
             one.precision,
