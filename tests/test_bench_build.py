@@ -181,6 +181,16 @@ def test_a_wrong_plan_is_refused(before: str, after: str, message: str, tmp_path
         read_plan(tmp_path / "plan.toml")
 
 
+def test_an_attack_on_a_finished_model_needs_a_clean_one_of_the_same_network(tmp_path: Path) -> None:
+    path = tmp_path / "plan.toml"
+    trojan = PLAN.replace(BADNETS, '{ name = "trojan-nn", target = 1 }')
+    path.write_text(trojan)
+    assert len(read_plan(path).model) == 3
+    path.write_text(trojan.replace("{ width = 4 }, seed = 1", "{ width = 8 }, seed = 1"))
+    with pytest.raises(UsageError, match="model bad: trojan-nn trains a clean model on, and there is none"):
+        read_plan(path)
+
+
 def test_a_plan_that_is_not_there_or_not_toml_is_said(tmp_path: Path) -> None:
     (tmp_path / "plan.toml").write_text("model = [")
     for name in ("plan.toml", "none.toml"):

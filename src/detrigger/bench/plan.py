@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from detrigger.attack.methods import AttackSpec, read_spec
+from detrigger.attack.methods import ATTACKS, AttackSpec, read_spec
 from detrigger.bench.networks import NETWORKS
 from detrigger.bench.sources import DataPlan
 from detrigger.errors import InputError, UsageError
@@ -80,7 +80,8 @@ def read_plan(path: Path) -> ZooPlan:
         raise UsageError(f"{path} has two models {repeated[0]!r}; give each an id of its own")
     for model in plan.model:
         _check(model, plan)
-        specification(model, plan)
+        if (name := specification(model, plan).attack) and ATTACKS[name].retrains_helper:
+            _check_helper(model, plan, name)
     return plan
 
 
@@ -142,3 +143,15 @@ def _check(model: ModelPlan, plan: ZooPlan) -> None:
         raise UsageError(f"model {model.id}: no network {model.arch!r}; choose from {', '.join(NETWORKS)}")
     if not (0 <= model.label_noise < 1 and 0 <= model.squares <= 1):
         raise UsageError(f"model {model.id}: label_noise and squares are shares, wanted 0 to 1")
+
+
+def _check_helper(model: ModelPlan, plan: ZooPlan, attack: str) -> None:
+    clean = [m for m in plan.model if m.attack is None and m.note is None]
+    alike = [
+        m for m in clean if (m.dataset, m.arch, m.arguments) == (model.dataset, model.arch, model.arguments)
+    ]
+    if not alike:
+        raise UsageError(
+            f"model {model.id}: {attack} trains a clean model on, and there is none of {model.dataset}, "
+            f"{model.arch} with the same arguments and no note; add one"
+        )
