@@ -13,7 +13,6 @@ import pytest
 from command import TARGET, environment, written
 
 from detrigger import measure
-from detrigger.budgets import BUDGETS
 from detrigger.model import Classifier
 
 ROOT = Path(__file__).parent.parent
@@ -30,7 +29,6 @@ def test_the_example_in_python_finds_and_repairs_a_backdoor(
     files.data.rename(tmp_path / "clean_images.npz")
     shutil.copy(Path(__file__).parent / "planted.py", tmp_path / "network.py")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(BUDGETS, "standard", BUDGETS["quick"])  # enough for this network
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     assert blocks
     for block in blocks:
