@@ -81,7 +81,7 @@ def test_the_attempt_that_was_taken_is_told_with_its_judgement(monkeypatch: pyte
     told(monkeypatch, "clean")
     (attempt,) = repaired().attempts  # `auto` stops at the first that passes with a margin
     assert attempt.chosen and attempt.judgement.accepted and attempt.round == 1
-    assert attempt.method == "unlearn-distilled 67 epochs, rate 0.02"  # of 3 steps each: 200 or more
+    assert attempt.method == "unlearn-distilled 67 epochs, rate 0.01"  # of 3 steps each: 200 or more
     assert attempt.judgement.images == 24 and attempt.judgement.looks == 0  # 16 % of 24 images per class
     assert attempt.certificate is not None and attempt.certificate.accepted
     assert attempt.certificate.images == 36 and attempt.certificate.looks == 1
@@ -157,7 +157,7 @@ def test_repairs_are_made_with_stronger_triggers_and_judged_by_those_found(
     result = repaired(CleanConfig(method="watched", rounds=1))
     ((triggers, targets),) = made_with
     found_one = found().backdoors[0]
-    assert triggers[0] is found_one.trigger and targets == (2, 2, 2)  # then a patch, and an additive one
+    assert triggers[0] is found_one.trigger and targets == (2,) * 7  # and three patches and additive ones
     assert isinstance(triggers[2], AdditiveTrigger)
     assert triggers[1].size().item() > 2 * found_one.size
     assert len(result.attempts[0].judgement.success_after) == 1
@@ -330,9 +330,7 @@ def test_a_model_in_doubt_is_not_repaired() -> None:
     assert result.reason == "nothing to repair: the verdict is inconclusive"
 
 
-def test_the_rounds_are_bounded_and_earlier_triggers_stay_in_the_pool(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_the_rounds_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     told(monkeypatch, "backdoored")
     truth = planted()
     result = clean(truth.model, truth.images, QUICK, CleanConfig(rounds=3), seed=10)
@@ -340,8 +338,53 @@ def test_the_rounds_are_bounded_and_earlier_triggers_stay_in_the_pool(
     assert result.reason == "a backdoor is still found after 3 rounds; the original is untouched"
     assert [s.seed for s in result.scans] == [10, 11, 12, 13]
     assert [a.round for a in result.attempts] == [1, 2, 3]
-    assert [len(a.judgement.success_after) for a in result.attempts] == [1, 2, 3]
     assert all(a.judgement.success_before[0] > 0.8 for a in result.attempts)  # against the original
+
+
+def test_a_method_that_left_its_target_comes_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its trigger is unlearned from then on, too, but nothing is judged by it."""
+    told(monkeypatch, "backdoored")
+    given_to, watched = [], METHODS["unlearn-distilled"].candidates
+
+    def candidates(model: Classifier) -> tuple[Any, ...]:
+        first = watched(model)[0]
+
+        def candidate(*given: Any) -> Any:
+            given_to.append((given[0], len(given[2])))
+            return first(*given)
+
+        return (candidate,)
+
+    both = {n: dataclasses.replace(METHODS[n], candidates=candidates) for n in ("unlearn-distilled", "refit")}
+    monkeypatch.setattr(portfolio, "METHODS", METHODS | both)
+    asked = []
+    tried = portfolio.tried
+    monkeypatch.setattr(portfolio, "tried", lambda *g, **o: (asked.append(g[3]), tried(*g, **o))[1])
+    truth = planted()
+    result = clean(truth.model, truth.images, QUICK, CleanConfig(rounds=3))
+    order = ("unlearn-distilled", "refit")
+    assert asked == [order, order[::-1], order]
+    assert all(model is truth.model for model, _ in given_to)  # every round starts from the original
+    assert [count for _, count in given_to] == [7, 8, 9]
+    assert [len(a.judgement.success_after) for a in result.attempts] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("works", [True, False])
+def test_what_a_rescan_finds_is_another_backdoor_only_if_it_works_in_the_original(
+    monkeypatch: pytest.MonkeyPatch, works: bool
+) -> None:
+    truth = planted(targets=(2, 4), classes=8, size=14)
+    whole = scan(truth.model, truth.images, QUICK)
+    first, second = (next(b for b in whole.backdoors if b.target == t) for t in (2, 4))
+    other = second if works else dataclasses.replace(second, target=5)  # which that trigger does not reach
+    scans = [dataclasses.replace(whole, backdoors=(b,)) for b in (first, other)]
+    nothing = dataclasses.replace(whole, finding=dataclasses.replace(whole.finding, verdict="clean"))
+    rescans = [scans[1], nothing, nothing]
+    monkeypatch.setattr(module, "scan", lambda *given, **options: rescans.pop(0))
+    result = clean(truth.model, truth.images, QUICK, first=scans[0])
+    assert result.repaired and result.rounds == (0, 1, 2, 2)
+    judged = [a.judgement.success_after for a in result.attempts if a.chosen]
+    assert [len(rates) for rates in judged] == [1, 2 if works else 1]
 
 
 def test_a_first_scan_that_is_given_is_not_made_again(monkeypatch: pytest.MonkeyPatch) -> None:

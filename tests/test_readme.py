@@ -14,6 +14,7 @@ from command import TARGET, environment, written
 
 from detrigger import measure
 from detrigger.model import Classifier
+from detrigger.scan import ScanConfig
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
@@ -32,8 +33,11 @@ def test_the_example_in_python_finds_and_repairs_a_backdoor(
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     assert blocks
     for block in blocks:
-        names: dict[str, object] = {}
-        exec(compile(block, "README.md", "exec"), names)
+        names: dict[str, object] = {"QUICK": ScanConfig(budget="quick", precision="fp32")}
+        code = block.replace("scan(model, images)", "scan(model, images, QUICK)")
+        code = code.replace("clean(model, images, first", "clean(model, images, QUICK, first")
+        assert code.count("QUICK") == 2  # in place of a precision that is chosen by timing
+        exec(compile(code, "README.md", "exec"), names)
         assert capsys.readouterr().out.startswith(f"backdoored class '{TARGET}' needs ")
         repaired, truth = names["repaired"], files.truth
         assert isinstance(repaired, Classifier)

@@ -226,7 +226,7 @@ def test_few_images_are_seen_more_often_for_as_many_steps() -> None:
     for steps, epochs in ((0, 1), (11, 3), (15, 3)):
         config = DistilConfig(epochs=1, steps=steps)
         result = distil(truth.model, truth.images, truth.triggers, (2,), config, seed=0)
-        assert result.label == f"unlearn-distilled {epochs} epochs, rate 0.02"
+        assert result.label == f"unlearn-distilled {epochs} epochs, rate 0.01"
         assert (
             int(result.model.net.get_buffer("norm.num_batches_tracked"))
             - int(truth.model.net.get_buffer("norm.num_batches_tracked"))

@@ -10,7 +10,7 @@ from planted import planted
 from detrigger.detect import ClassFinding
 from detrigger.measure import success
 from detrigger.scan import Scan, ScanConfig, scan
-from detrigger.suspects import CLASSES, PLAUSIBLE, likely, strong, suspects
+from detrigger.suspects import CLASSES, PLAUSIBLE, STARTS, likely, strong, suspects
 
 
 def told(*probabilities: float) -> Scan:
@@ -28,11 +28,11 @@ def told(*probabilities: float) -> Scan:
 def test_strong_triggers_work_are_larger_than_the_smallest_and_come_in_every_family() -> None:
     truth = planted()
     made = strong(truth.model, truth.images, {2: 0.9, 4: 0.3}, ("additive", "warp"), seed=0)
-    assert [(b.family, b.target) for b in made] == [
-        (family, target) for family in ("patch", "additive", "warp") for target in (2, 4)
-    ]
-    assert [b.probability for b in made] == [0.9, 0.3] * 3
-    patch = made[0]
+    kinds = [(family, target) for family in ("patch", "additive", "warp") for target in (2, 4)]
+    assert [(b.family, b.target) for b in made] == kinds * STARTS
+    assert [b.probability for b in made] == [0.9, 0.3] * 3 * STARTS
+    patch, again = made[0], made[len(kinds)]
+    assert not torch.equal(patch.trigger.mask(), again.trigger.mask())
     assert success(truth.model, truth.images, patch.trigger, 2) == 1
     assert patch.size > truth.triggers[0].size().item()  # the smallest that works is half as large
 

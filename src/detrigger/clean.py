@@ -8,6 +8,7 @@ from detrigger import portfolio
 from detrigger.errors import ModelError, UsageError
 from detrigger.heats import Progress, silent
 from detrigger.images import Images
+from detrigger.measure import success
 from detrigger.model import Classifier
 from detrigger.portfolio import Attempt
 from detrigger.repair.guard import GuardConfig, Judgement, Known, Parts, parts
@@ -18,6 +19,9 @@ from detrigger.trigger import Trigger
 
 RESCANS = 2
 """Scans with seeds of their own that must find nothing after a repair."""
+
+PLANTED = 0.75
+"""Success in the original, from which on a trigger that a rescan finds shows another backdoor of it."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,13 @@ class _State:
     rounds: list[int]
     attempts: list[Attempt]
     pool: list[Backdoor]
+    """Triggers that must fail."""
+    left: list[Backdoor]
+    """What rescans found that is no other backdoor of the original."""
+    methods: list[str]
+    """In the order in which the next round tries them."""
+    method: str = ""
+    """That made the model."""
 
     def ended(self, original: Classifier, reason: str, *, repaired: bool = False) -> Cleaning:
         chosen = [a.certificate for a in self.attempts if a.chosen]
@@ -102,9 +113,11 @@ def clean(
     """Scan (unless the `first` scan is given), repair and rescan with fresh seeds, until nothing is found.
 
     A model in which nothing is found is left as it is, unless `config.even_if_clean`.
-    Triggers of earlier rounds stay in the pool, and every candidate is judged against the original on
-    images not used to make it. Fails closed: if no candidate is certified, or a rescan fails or still finds
-    a backdoor when the rounds are over, the original is returned. Raises DataError for too few images.
+    Every round starts from the original, with the triggers of all earlier rounds: so what one repair after
+    another costs in accuracy does not add up. A method whose candidate still has a backdoor to a target that
+    it was to remove comes last from then on. Candidates are judged on images not used to make them. Fails
+    closed: if no candidate is certified, or a rescan fails or still finds a backdoor when the rounds are
+    over, the original is returned. Raises DataError for too few images.
     """
     given = parts(images, config.held_out, seed=first.seed if first else seed)
     before = first or scan(model, images, scan_config, seed=seed, progress=progress)
@@ -114,11 +127,12 @@ def clean(
     if not pool:
         reason = f"nothing to repair: the verdict is {before.finding.verdict}"
         return Cleaning(model, False, reason, (before,), ())
-    state = _State(model, [before], [0], [], list(pool))
+    methods = list(AUTO) if config.method == "auto" else [config.method]
+    state = _State(model, [before], [0], [], list(pool), [], methods)
     for number in range(1, config.rounds + 1):
         if number > 1:
-            state.pool.extend(state.scans[-1].backdoors)
-        if not _repaired(state, model, given, config, guard, number, seed):
+            _left(state, model, given.fit)
+        if not _repaired(state, model, given, guard, number, seed):
             return state.ended(model, "no candidate passed the guard; the original is untouched")
         try:
             for _ in range(RESCANS):
@@ -138,11 +152,26 @@ def clean(
     return state.ended(model, reason)
 
 
+def _left(state: _State, original: Classifier, images: Images) -> None:
+    """Take in what the last rescan found.
+
+    A new target whose trigger works in the original as well is another backdoor of it. Anything else is the
+    fault of the method: other candidates are made with those triggers, but not judged by them, as in the
+    original they may be natural, or nothing at all.
+    """
+    known = {b.target for b in state.pool}
+    for found in state.scans[-1].backdoors:
+        if found.target not in known and success(original, images, found.trigger, found.target) >= PLANTED:
+            state.pool.append(found)
+        else:
+            state.left.append(found)
+            state.methods.sort(key=state.method.__eq__)
+
+
 def _repaired(
     state: _State,
     original: Classifier,
     given: Parts,
-    config: CleanConfig,
     guard: GuardConfig,
     number: int,
     seed: int,
@@ -158,31 +187,34 @@ def _repaired(
         tuple(b.target for b in state.pool),
         tuple(b.sources for b in state.pool),
         must_fail=not lenient,
-        beside=_stronger(state, given, seed + number),
+        beside=_stronger(state, original, given, seed + number),
     )
     trials = portfolio.tried(
         original,
-        state.model,
         given,
         known,
-        AUTO if config.method == "auto" else (config.method,),
+        tuple(state.methods),
         guard,
         number=number,
         looks=sum(a.certificate is not None for a in state.attempts),
         seed=seed,
     )
     state.attempts += [t.attempt for t in trials]
-    chosen = [t.model for t in trials if t.attempt.chosen]
-    state.model = chosen[0] if chosen else state.model
-    return bool(chosen)
+    for trial in trials:
+        if trial.attempt.chosen:
+            state.model, state.method = trial.model, trial.method
+            return True
+    return False
 
 
-def _stronger(state: _State, given: Parts, seed: int) -> tuple[tuple[Trigger, int], ...]:
-    """Triggers of the present model for the targets of the pool and other plausible ones."""
+def _stronger(
+    state: _State, original: Classifier, given: Parts, seed: int
+) -> tuple[tuple[Trigger, int], ...]:
+    """Triggers for the targets of the pool and other plausible ones."""
     probabilities = likely(state.scans[0], least=PLAUSIBLE) | {b.target: b.probability for b in state.pool}
     families = tuple(b.family for b in state.pool)
-    made = strong(state.model, given.fit, probabilities, families, seed=seed)
-    return tuple((b.trigger, b.target) for b in made)
+    made = strong(original, given.fit, probabilities, families, seed=seed)
+    return tuple((b.trigger, b.target) for b in (*state.left, *made))
 
 
 def _verdicts(state: _State) -> str:

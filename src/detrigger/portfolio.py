@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import time
 from dataclasses import dataclass
-from itertools import chain
 
 from detrigger.errors import UsageError
 from detrigger.measure import CurvePoint
@@ -35,7 +34,7 @@ class Attempt:
     judgement: Judgement
     """On the images by which candidates are chosen."""
     chosen: bool
-    """It became the model that the next round starts from."""
+    """It was the best of its round, and rescans had to say whether anything is left."""
     curve: tuple[CurvePoint, ...] = ()
     seconds: float = 0.0
     certificate: Judgement | None = None
@@ -48,6 +47,8 @@ class Trial:
 
     model: Classifier
     attempt: Attempt
+    method: str
+    """Its name in the table of repairs."""
 
 
 def check(method: str) -> None:
@@ -58,7 +59,6 @@ def check(method: str) -> None:
 
 def tried(
     original: Classifier,
-    current: Classifier,
     parts: Parts,
     known: Known,
     methods: tuple[str, ...],
@@ -68,9 +68,9 @@ def tried(
     looks: int,
     seed: int,
 ) -> tuple[Trial, ...]:
-    """Candidates made from `current` in round `number`, in the order of trial; at most one is chosen.
+    """Candidates made from the original in round `number`, in the order of trial; at most one is chosen.
 
-    Each is judged against the original. The first that passes with a margin asks for a certificate, and ends
+    The first that passes with a margin asks for a certificate, and ends
     the search if it gets one; if none does, the best of the others that passed ask, one after another. The
     certifying images had been looked at `looks` times before, and have no part in that order.
     Raises UsageError if no method applies to the network.
@@ -83,18 +83,18 @@ def tried(
         trial = trials[i]
         found = judge(original, trial.model, parts.certify, known, guard, looks=looks + len(asked))
         attempt = dataclasses.replace(trial.attempt, certificate=found, chosen=found.accepted)
-        trials[i] = Trial(trial.model, attempt)
+        trials[i] = dataclasses.replace(trial, attempt=attempt)
         return found.accepted
 
     triggers = (*known.triggers, *(trigger for trigger, _ in known.beside))
     targets = (*known.targets, *(target for _, target in known.beside))
-    for candidate in chain.from_iterable(METHODS[name].candidates(current) for name in methods):
+    for name, candidate in ((n, c) for n in methods for c in METHODS[n].candidates(original)):
         began = time.perf_counter()
-        repaired = candidate(current, parts.fit, triggers, targets, seed + number)
+        repaired = candidate(original, parts.fit, triggers, targets, seed + number)
         judgement = judge(original, repaired.model, parts.select, known, guard)
         seconds = time.perf_counter() - began
         attempt = Attempt(number, repaired.label, judgement, False, repaired.curve, seconds)
-        trials.append(Trial(repaired.model, attempt))
+        trials.append(Trial(repaired.model, attempt, name))
         if _comfortable(judgement, guard) and len(asked) < FINALISTS and ask(len(trials) - 1):
             return tuple(trials)
     if not trials:

@@ -45,7 +45,7 @@ class DistilConfig:
     """Over the images; 1 or more."""
     steps: int = 200
     """Of gradients at least: with few images, there are more epochs."""
-    learning_rate: float = 0.02
+    learning_rate: float = 0.01
     """First rate of SGD with momentum 0.9; it falls to zero as a cosine."""
     batch: int = 32
     """Clean images per step."""

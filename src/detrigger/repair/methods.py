@@ -73,7 +73,7 @@ METHODS: dict[str, Method] = {
         "stamped images get their right labels, clean ones the original as their teacher; at three rates",
         "Wang et al. 2019; Hinton et al. 2015",
         lambda model: tuple(
-            _trained(distil, DistilConfig(learning_rate=rate)) for rate in (0.02, 0.05, 0.005)
+            _trained(distil, DistilConfig(learning_rate=rate)) for rate in (0.01, 0.02, 0.005)
         ),
     ),
     "clp": Method(
