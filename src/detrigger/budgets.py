@@ -15,8 +15,8 @@ Plan = dict[str, tuple[Stage, ...]]
 
 BUDGETS: dict[Budget, Plan] = {
     "quick": {
-        "patch": (Stage(34, 6), Stage(30, 8, 0.4), Stage(20, 8, 0.15)),
-        "additive": (Stage(14, 5), Stage(12, 6, 0.3)),
+        "patch": (Stage(30, 6), Stage(28, 8, 0.4), Stage(20, 8, 0.15)),
+        "additive": (Stage(13, 5), Stage(12, 6, 0.3)),
     },
     "standard": {
         "patch": (Stage(40, 6), Stage(32, 8, 0.4), Stage(32, 12, 0.15)),
