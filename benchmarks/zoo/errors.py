@@ -2,8 +2,8 @@
 
     python benchmarks/zoo/errors.py ZOO CARDS OUT.png
 
-A row for each: model, attack, verdict; the planted trigger on plain grey, its change of that grey tenfold, and
-the trigger of the most suspect class. No image of a data set is shown.
+A row for each: model, attack, verdict; the planted trigger on plain grey, its change of that grey tenfold,
+and the trigger of the most suspect class. No image of a data set is shown.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ GREY = 0.5
 
 
 def worst(zoo: Path, cards: Path) -> list[tuple[dict, dict, float]]:
-    """Record, scan and error (distance of the probability from the truth) of the worst, weak models left out."""
+    """Record, scan and distance of the probability from the truth of the worst; weak models are left out."""
     records = json.loads((zoo / "zoo.json").read_text())
     rows = []
     for record in records["models"] if isinstance(records, dict) else records:
@@ -52,7 +52,8 @@ def main(zoo: Path, cards: Path, out: Path) -> None:
     rows = worst(zoo, cards)
     figure, axes = plt.subplots(len(rows), 3, figsize=(7, 2.1 * len(rows)))
     for line, (record, scan, _) in zip(axes, rows, strict=True):
-        title = f"{record['id']} ({record.get('attack') or 'clean'})\n{scan['verdict']}, {scan['probability']:.2f}"
+        attack, said = record.get("attack") or "clean", f"{scan['verdict']}, {scan['probability']:.2f}"
+        title = f"{record['id']} ({attack})\n{said}"
         for axis, (label, picture) in zip(line, pictures(zoo, cards, record, scan), strict=True):
             axis.set_xticks([])
             axis.set_yticks([])
