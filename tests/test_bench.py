@@ -31,7 +31,7 @@ from detrigger.errors import DataError, UsageError
 from detrigger.save import save_classifier, save_trigger
 from detrigger.scan import ScanConfig
 
-CONFIG = ScanConfig(precision="fp32")
+CONFIG = ScanConfig(budget="quick", precision="fp32")
 ARCH = """
 import network
 

@@ -94,7 +94,7 @@ def test_a_scan_that_finds_a_backdoor_exits_with_1_and_leaves_its_files_and_no_o
     trigger, facts = load_trigger(out / TRIGGERS[1])
     assert facts["family"] in FAMILIES and facts["target"] == str(TARGET) and len(trigger) == 1
     others = files.truth.images.where(files.truth.images.y != TARGET)
-    assert measure.success(files.truth.model, others, trigger, TARGET) > 0.9
+    assert measure.success(files.truth.model, others, trigger, TARGET) > 0.75
     with Image.open(out / TRIGGERS[0]) as picture:
         assert picture.format == "PNG"
 
@@ -377,7 +377,7 @@ def test_identify_compares_the_found_trigger_with_the_true_one(
     said = process(words)
     assert (said.code, said.err) == (0, "") and "Overlap of the masks" in said.out
     match = json.loads(call(capsys, [*words, "--format", "json", "--layer", "conv1"]).out)
-    assert match["target"] == TARGET and match["success_known"] == 1 and match["success_found"] > 0.9
+    assert match["target"] == TARGET and match["success_known"] == 1 and match["success_found"] > 0.75
     assert match["size_known"] == 9 and match["mask_overlap"] > 0
     assert [neurons["layer"] for neurons in match["neurons"]] == ["conv1"]
     assert json.loads(call(capsys, [*words, "--format", "json", "--target", "0"]).out)["success_known"] < 0.1
