@@ -95,7 +95,7 @@ class RepairRecord(msgspec.Struct, frozen=True, kw_only=True):
     synthesised_asr: WorstSuccessChange
     """Before and after."""
     chosen: bool = False
-    """It became the model that the next round starts from."""
+    """It was the best of its round; rescans had to say whether anything is left."""
     images: Index = 0
     """Held-out images it was judged on."""
     seconds: float | None = None
