@@ -63,6 +63,16 @@ def test_weights_of_any_number_of_axes_are_taken() -> None:
     torch.testing.assert_close(model(some()), net.eval()(some()))
 
 
+def test_grey_images_and_their_weights_are_strided_as_channels_last() -> None:
+    """One channel is channels last however it is strided, but only these strides choose the fast kernels."""
+    net = nn.Sequential(nn.Conv2d(1, 3, 3, padding=1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    model = Classifier(net, ("a", "b", "c"), (1, 6, 6))
+    seen = []
+    model.net.register_forward_pre_hook(lambda _, given: seen.append(given[0].stride()))
+    model(torch.rand(2, 1, 6, 6))
+    assert seen == [(36, 1, 6, 1)] and model.net.get_parameter("0.weight").stride() == (9, 1, 3, 1)
+
+
 def test_the_given_network_is_left_as_it_was_and_later_changes_to_it_do_not_matter() -> None:
     net = convolutions()
     model = classifier(net)

@@ -75,7 +75,7 @@ class Classifier:
         frozen = copy.deepcopy(self.net).eval().requires_grad_(False)
         for tensor in (*frozen.parameters(), *frozen.buffers()):
             if tensor.ndim == 4:  # 1.5 to 4 times as fast on CPUs; Module.to fails if others have 5
-                tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
+                tensor.data = tensor.data.to(memory_format=torch.channels_last)
         object.__setattr__(self, "net", frozen)
 
     @property
@@ -122,7 +122,7 @@ def forward(model: Classifier, net: nn.Module, x: Float[Tensor, "n c h w"]) -> F
     if p != Preprocessing():  # a search would otherwise spend some per cent on changing nothing
         mean, std = (x.new_tensor(v).reshape(1, -1, 1, 1) for v in (p.mean, p.std))
         x = (x - mean) / std
-    ready = x.contiguous(memory_format=torch.channels_last)
+    ready = x.to(memory_format=torch.channels_last)  # `contiguous` leaves one channel as it is: half as fast
     try:
         with torch.autocast(x.device.type, torch.bfloat16, enabled=model.precision == "bf16"):
             out = net(ready)
