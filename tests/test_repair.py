@@ -658,6 +658,14 @@ def test_triggers_that_may_be_natural_are_measured_but_refuse_nothing() -> None:
     assert result.accepted and result.success_after == (1.0,)
 
 
+def test_where_nothing_was_found_no_loss_beyond_the_limits_is_forgiven_as_chance() -> None:
+    unsure = replace(KNOWN, must_fail=False)
+    for wrong in ({0: 1, 1: 2}, {2: 2}):  # 3 % of all, or 20 % of the owls: forgiven beside a backdoor
+        assert judge(ORIGINAL, table(wrong, 0), IMAGES, KNOWN, GuardConfig()).accepted
+        assert not judge(ORIGINAL, table(wrong, 0), IMAGES, unsure, GuardConfig()).accepted
+    assert judge(ORIGINAL, table({0: 1, 1: 1}, 0), IMAGES, unsure, GuardConfig()).accepted
+
+
 def test_what_images_are_given_without_the_trigger_does_not_count_against_it() -> None:
     confused = table({2: 10}, 0)  # every owl is called a cat, as it is
     judged = judge(confused, table({2: 10}, 12), IMAGES, KNOWN, GuardConfig())

@@ -40,6 +40,7 @@ class GuardConfig:
 
     So that few images do not refuse by chance alone, accuracy and recall may fall by one standard error of
     the difference beyond their limits, and one image is forgiven; the bounds say how little few images prove.
+    Where nothing was found there may be nothing to gain, and nothing is forgiven (`Known.must_fail`).
     Raises UsageError for shares outside [0, 1].
     """
 
@@ -89,7 +90,8 @@ class Known:
     sources: tuple[Sources, ...] = ()
     """One per trigger."""
     must_fail: bool = True
-    """They are backdoors. Else they may be natural: how often they work is measured, but refuses nothing."""
+    """They are backdoors. Else they may be natural: how often they work is measured, but refuses nothing, and
+    losses are not forgiven as chance."""
     beside: tuple[tuple[Trigger, int], ...] = ()
     """More triggers, with their targets, that repairs are made with and not judged by."""
 
@@ -159,7 +161,8 @@ def judge(
     hits = [[s.given(m) == s.target for s in shown] for m in (original, candidate)]
     success = [_shares(row) for row in hits]
     changed = right[0] != right[1]
-    allowed = config.accuracy_drop + math.sqrt(max(1, int(changed.sum()))) / len(images)
+    chance = math.sqrt(max(1, int(changed.sum()))) / len(images) if known.must_fail else 0.0
+    allowed = config.accuracy_drop + chance
     natural = tuple(s.natural(original) for s in shown)
     kept = [
         share / (without + _allowed(config.success, len(s.x)))
@@ -168,7 +171,7 @@ def judge(
     failures = [
         *(_too_successful(success[1], kept, config) if known.must_fail else ()),
         *_too_inaccurate(accuracy, allowed, config),
-        *_forgotten(drops, changed, images, known.targets, config),
+        *_forgotten(drops, changed, images, known, config),
     ]
     works = f"triggers work on at most {max(success[1]):.1%} of held-out images, " if known.targets else ""
     reason = " and ".join(failures) or (
@@ -240,18 +243,19 @@ def _too_inaccurate(accuracy: Sequence[float], allowed: float, config: GuardConf
 
 
 def _forgotten(
-    drops: Tensor, changed: Tensor, images: Images, targets: tuple[int, ...], config: GuardConfig
+    drops: Tensor, changed: Tensor, images: Images, known: Known, config: GuardConfig
 ) -> list[str]:
     """Of the class whose recall falls furthest beyond what is allowed, if any does."""
     limit = torch.full((len(images.names),), config.recall_drop)
-    limit[list(targets)] = min(config.recall_drop, config.target_recall_drop)
-    counts, moved = (y.cpu().bincount(minlength=len(images.names)) for y in (images.y, images.y[changed]))
-    limit = limit + moved.clamp_min(1).sqrt() / counts
+    limit[list(known.targets)] = min(config.recall_drop, config.target_recall_drop)
+    if known.must_fail:
+        counts, moved = (y.cpu().bincount(minlength=len(images.names)) for y in (images.y, images.y[changed]))
+        limit = limit + moved.clamp_min(1).sqrt() / counts
     excess = (drops - limit).nan_to_num(-1.0)
     worst = int(excess.argmax())
     if excess[worst] <= 1e-6:
         return []
-    kind = "the target class" if worst in targets else "class"
+    kind = "the target class" if worst in known.targets else "class"
     return [
         f"recall of {kind} {images.names[worst]!r} falls by {drops[worst]:.1%} "
         f"(at most {limit[worst]:.1%} allowed)"
