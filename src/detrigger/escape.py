@@ -39,9 +39,7 @@ def from_each(
     """
     goals = tuple(Goal(None, source) for source in sources)
     done = race(model, images, goals, FAMILY, config, seed=seed, map=map, progress=progress)
-    tests = [done.tests(i) for i in range(len(goals))]
-    answers = [measure.logits(model, tested.x, done.trigger[i]) for i, tested in enumerate(tests)]
-    return _inversion(done, done.trigger, sources, answers)
+    return _inversion(done, done.trigger, sources, done.answers(model))
 
 
 def from_all(

@@ -85,6 +85,10 @@ class Race:
         count = self.config.measured if finalist else self.config.measured // 4
         return sample(self.held_out, self.goals[i], count, self.seed)
 
+    def answers(self, model: Classifier) -> list[Float[Tensor, "_n classes"]]:
+        """Per goal, the logits of its `tests` with its trigger."""
+        return [measure.logits(model, self.tests(i).x, self.trigger[i]) for i in range(len(self.goals))]
+
 
 def invert(
     model: Classifier,
@@ -105,8 +109,7 @@ def invert(
     """
     goals = tuple(Goal(target) for target in targets)
     done = race(model, images, goals, family, config, seed=seed, map=map, progress=progress)
-    tests = [done.tests(i) for i in range(len(goals))]
-    answers = [measure.logits(model, tested.x, done.trigger[i]) for i, tested in enumerate(tests)]
+    answers = done.answers(model)
     margins = [
         measure.margins(a, torch.full_like(a[:, 0], t).long()) for a, t in zip(answers, targets, strict=True)
     ]
@@ -117,7 +120,7 @@ def invert(
         done.trigger.size(),
         torch.stack([(m > 0).float().mean() for m in margins]).cpu(),
         done.heats,
-        done.image_passes + sum(len(tested) for tested in tests),
+        done.image_passes + sum(len(a) for a in answers),
         done.precision,
         (),
         done.early,

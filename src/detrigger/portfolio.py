@@ -70,9 +70,9 @@ def tried(
 ) -> tuple[Trial, ...]:
     """Candidates made from the original in round `number`, in the order of trial; at most one is chosen.
 
-    The first that passes with a margin asks for a certificate, and ends
-    the search if it gets one; if none does, the best of the others that passed ask, one after another. The
-    certifying images had been looked at `looks` times before, and have no part in that order.
+    The first that passes with a margin asks for a certificate, and ends the search if it gets one; if none
+    does, the best of the others that passed ask, one after another. The certifying images had been looked at
+    `looks` times before, and have no part in that order.
     Raises UsageError if no method applies to the network.
     """
     trials: list[Trial] = []
