@@ -79,14 +79,25 @@ def test_a_planted_backdoor_is_found_removed_and_no_longer_found(targets: tuple[
 
 def test_the_attempt_that_was_taken_is_told_with_its_judgement(monkeypatch: pytest.MonkeyPatch) -> None:
     told(monkeypatch, "clean")
-    (attempt,) = repaired().attempts  # `auto` stops at the first that passes with a margin
+    (attempt,) = repaired(CleanConfig(method="unlearn-distilled")).attempts  # stops at one with a margin
     assert attempt.chosen and attempt.judgement.accepted and attempt.round == 1
-    assert attempt.method == "unlearn-distilled 67 epochs, rate 0.01"  # of 3 steps each: 200 or more
+    assert attempt.method == "unlearn-distilled 67 epochs, rate 0.02"  # of 3 steps each: 200 or more
     assert attempt.judgement.images == 24 and attempt.judgement.looks == 0  # 16 % of 24 images per class
     assert attempt.certificate is not None and attempt.certificate.accepted
     assert attempt.certificate.images == 36 and attempt.certificate.looks == 1
     assert len(attempt.judgement.success_after) == 1 and attempt.judgement.success_after[0] <= 0.05
     assert attempt.curve[0].success > attempt.curve[-1].success and attempt.seconds > 0
+
+
+@pytest.mark.parametrize(("per_class", "first"), [(24, "refit"), (60, "unlearn-distilled")])
+def test_few_images_are_refitted_with_first(
+    monkeypatch: pytest.MonkeyPatch, per_class: int, first: str
+) -> None:
+    """Of 144 and 360 images 60 % make the repair."""
+    told(monkeypatch, "clean")
+    truth = planted(per_class=per_class)
+    result = clean(truth.model, truth.images, QUICK, first=found())
+    assert result.attempts[0].method.startswith(first) and result.repaired
 
 
 def test_one_of_several_good_candidates_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,7 +193,7 @@ def test_it_fails_closed_when_no_candidate_passes(monkeypatch: pytest.MonkeyPatc
     assert result.reason == "no candidate passed the guard; the original is untouched"
     assert len(result.scans) == 1
     names = [a.method.split(",")[0] for a in result.attempts]
-    assert names == ["unlearn-distilled 67 epochs"] * 3 + ["refit fc"]
+    assert names == ["refit fc"] + ["unlearn-distilled 67 epochs"] * 3
     assert not any(a.chosen or a.judgement.accepted or a.certificate for a in result.attempts)
 
 
@@ -233,7 +244,7 @@ def test_the_portfolio_stops_at_a_margin_and_else_goes_on(monkeypatch: pytest.Mo
         monkeypatch.setattr(portfolio, "judge", judged)
         told(monkeypatch, "clean")
         result = repaired(CleanConfig(rounds=1))
-        assert [a.method.split()[0] for a in result.attempts] == ["unlearn-distilled"] * 2 and not left
+        assert [a.method.split()[0] for a in result.attempts] == ["refit", "unlearn-distilled"] and not left
 
 
 def test_the_search_goes_on_if_what_passed_with_a_margin_is_not_certified(
@@ -362,7 +373,7 @@ def test_a_method_that_left_its_target_comes_last(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(portfolio, "tried", lambda *g, **o: (asked.append(g[3]), tried(*g, **o))[1])
     truth = planted()
     result = clean(truth.model, truth.images, QUICK, CleanConfig(rounds=3))
-    order = ("unlearn-distilled", "refit")
+    order = ("refit", "unlearn-distilled")  # as there are few images
     assert asked == [order, order[::-1], order]
     assert all(model is truth.model for model, _ in given_to)  # every round starts from the original
     assert [count for _, count in given_to] == [7, 8, 9]
@@ -385,6 +396,27 @@ def test_what_a_rescan_finds_is_another_backdoor_only_if_it_works_in_the_origina
     assert result.repaired and result.rounds == (0, 1, 2, 2)
     judged = [a.judgement.success_after for a in result.attempts if a.chosen]
     assert [len(rates) for rates in judged] == [1, 2 if works else 1]
+
+
+def test_whether_a_trigger_of_one_source_works_is_asked_of_its_images(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It turns images of class 1 into class 4 and leaves the others as they are."""
+    truth = planted(targets=(2,), classes=8, size=14)
+    average = [truth.images.x[truth.images.y == label].mean(0, keepdim=True) for label in (1, 4)]
+    trigger = AdditiveTrigger(0.8 * (average[1] - average[0]))
+    assert success(truth.model, truth.images, trigger, 4) < module.PLANTED
+    whole = scan(truth.model, truth.images, QUICK)
+    (real,) = whole.backdoors
+    rescans = [
+        dataclasses.replace(whole, backdoors=(b,))
+        for b in [dataclasses.replace(real, target=4, sources=(1,), trigger=trigger, family="additive")] * 2
+    ]
+    monkeypatch.setattr(module, "scan", lambda *given, **options: rescans.pop(0))
+    config = CleanConfig(rounds=2)
+    result = clean(truth.model, truth.images, QUICK, config, first=whole)
+    judged = {a.round: len(a.judgement.success_after) for a in result.attempts}
+    assert judged == {1: 1, 2: 2}
 
 
 def test_a_first_scan_that_is_given_is_not_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -478,8 +510,6 @@ def test_a_model_in_which_nothing_is_found_is_repaired_if_asked(
     assert result.repaired and result.certificate is not None
     assert success(result.model, truth.images, planted().triggers[0], 2) == 0
     assert accuracy(result.model, truth.images) == 1
-    names = [a.method.split()[0].rstrip(",") for a in result.attempts]
-    assert names[0] == "unlearn-distilled"
 
 
 def test_what_cannot_be_scanned_has_no_suspects(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import torch
+
 from detrigger import portfolio
 from detrigger.errors import ModelError, UsageError
 from detrigger.heats import Progress, silent
@@ -12,7 +14,7 @@ from detrigger.measure import success
 from detrigger.model import Classifier
 from detrigger.portfolio import Attempt
 from detrigger.repair.guard import GuardConfig, Judgement, Known, Parts, parts
-from detrigger.repair.methods import AUTO
+from detrigger.repair.methods import automatic
 from detrigger.scan import Backdoor, Scan, ScanConfig, scan
 from detrigger.suspects import PLAUSIBLE, likely, strong, suspects
 from detrigger.trigger import Trigger
@@ -127,7 +129,7 @@ def clean(
     if not pool:
         reason = f"nothing to repair: the verdict is {before.finding.verdict}"
         return Cleaning(model, False, reason, (before,), ())
-    methods = list(AUTO) if config.method == "auto" else [config.method]
+    methods = list(automatic(len(given.fit))) if config.method == "auto" else [config.method]
     state = _State(model, [before], [0], [], list(pool), [], methods)
     for number in range(1, config.rounds + 1):
         if number > 1:
@@ -161,11 +163,18 @@ def _left(state: _State, original: Classifier, images: Images) -> None:
     """
     known = {b.target for b in state.pool}
     for found in state.scans[-1].backdoors:
-        if found.target not in known and success(original, images, found.trigger, found.target) >= PLANTED:
+        if found.target not in known and _works(original, images, found) >= PLANTED:
             state.pool.append(found)
         else:
             state.left.append(found)
             state.methods.sort(key=state.method.__eq__)
+
+
+def _works(original: Classifier, images: Images, found: Backdoor) -> float:
+    """Its success in the original, on images of its sources."""
+    if found.sources != "all":
+        images = images.where(torch.isin(images.y, torch.tensor(found.sources, device=images.y.device)))
+    return success(original, images, found.trigger, found.target)
 
 
 def _repaired(
