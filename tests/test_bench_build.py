@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import signal
 import tarfile
 import zipfile
 from pathlib import Path
@@ -292,6 +293,11 @@ def test_processes_give_every_result_and_the_first_error() -> None:
         list(processes(1)(int, ["x"]))
     with pytest.raises(UsageError, match="--jobs is 0"):
         processes(0)
+
+
+def test_a_process_that_is_killed_is_told_in_one_line() -> None:
+    with pytest.raises(UsageError, match="was killed, perhaps for want of memory; what is finished is kept"):
+        list(processes(1)(signal.raise_signal, [signal.SIGKILL]))
 
 
 def test_the_command_builds_and_says_what_it_made(

@@ -7,6 +7,7 @@ import resource
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
@@ -28,7 +29,8 @@ class Run(Protocol):
 def processes(jobs: int, *, fresh: bool = False) -> Run:
     """A map over `jobs` processes; with `fresh` each order gets a new one, whose memory can be measured.
 
-    `work` and orders must be picklable. The first error ends it. Raises UsageError for less than one job.
+    `work` and orders must be picklable. The first error ends it. Raises UsageError for less than one job, and
+    if a process was killed.
     """
     if jobs < 1:
         raise UsageError(f"--jobs is {jobs}, wanted 1 or more")
@@ -47,6 +49,11 @@ def processes(jobs: int, *, fresh: bool = False) -> Run:
         try:
             for future in as_completed([pool.submit(work, order) for order in orders]):
                 yield future.result()
+        except BrokenProcessPool as error:
+            raise UsageError(
+                f"one of {jobs} processes was killed, perhaps for want of memory; what is finished is kept: "
+                "run the same command again, with fewer --jobs if memory was short"
+            ) from error
         finally:
             pool.shutdown(cancel_futures=True)
 
