@@ -60,7 +60,8 @@ def _model(given, record, methods, triggers) -> None:
         line |= {key: record.get(key) for key in ("attack", "arch", "dataset")}
         if found is not None and method in METHODS and not METHODS[method].trigger_free:
             line |= {"verdict": found.finding.verdict, "found": [b.target for b in found.backdoors]}
-        line |= _tried(method, model, images, found, given.checkout)
+        tests = _tests(judge, record, triggers) if method.startswith("bb:") else ()
+        line |= _tried(method, model, images, found, given.checkout, tests)
         if after := line.pop("repaired", None):
             line |= _compared(before, _state(after, judge, record, triggers), judge)
         with given.out.open("a") as file:
@@ -85,7 +86,16 @@ def _opened(given, record):
     return model, images.where(torch.cat(kept)), truth.judge_images(given.zoo, record, images.names)
 
 
-def _tried(method, model, images, found, checkout):
+def _tests(judge: Images, record, triggers):
+    """Images and labels that are judged on, clean and with the first true trigger: for peers that choose by
+    them."""
+    if not record["triggers"]:
+        return (judge.x, judge.y), (judge.x, judge.y)
+    mask, wanted = triggers.victims(record, judge.y, 0)
+    return (judge.x, judge.y), (triggers.apply(record, judge.x[mask], 0), wanted[mask])
+
+
+def _tried(method, model, images, found, checkout, tests):
     """The repaired model, CPU seconds, images sent through the network; or why there is none."""
     passes = 0
 
@@ -100,7 +110,7 @@ def _tried(method, model, images, found, checkout):
     if method.startswith("bb:"):
         repair = peer(checkout, method.removeprefix("bb:"))
         began = time.process_time()
-        after = dataclasses.replace(model, net=repair(net, images.x, images.y, len(images.names)))
+        after = dataclasses.replace(model, net=repair(net, images.x, images.y, len(images.names), *tests))
         label = method
     elif method == "auto":
         cleaning = clean(counted, images, first=found)
