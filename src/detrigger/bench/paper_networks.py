@@ -103,11 +103,14 @@ class SameLength(nn.Module):
 
 
 class Cosines(nn.Module):
-    """A last layer without bias whose rows all have length 1; `plain` makes it a linear one."""
+    """A last layer without bias whose rows all have length 1; `plain` makes it a linear one.
+
+    It starts small: steps of one size turn short rows further than long ones.
+    """
 
     def __init__(self, inputs: int, classes: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(classes, inputs))
+        self.weight = nn.Parameter(0.04 * torch.randn(classes, inputs))
 
     def forward(self, x: Tensor) -> Tensor:
         return functional.linear(x, functional.normalize(self.weight))
