@@ -89,7 +89,7 @@ def test_the_attempt_that_was_taken_is_told_with_its_judgement(monkeypatch: pyte
     assert attempt.curve[0].success > attempt.curve[-1].success and attempt.seconds > 0
 
 
-@pytest.mark.parametrize(("per_class", "first"), [(24, "refit"), (60, "unlearn-distilled")])
+@pytest.mark.parametrize(("per_class", "first"), [(24, "refit fc"), (60, "refit-distilled fc")])
 def test_few_images_are_refitted_with_first(
     monkeypatch: pytest.MonkeyPatch, per_class: int, first: str
 ) -> None:
@@ -193,7 +193,7 @@ def test_it_fails_closed_when_no_candidate_passes(monkeypatch: pytest.MonkeyPatc
     assert result.reason == "no candidate passed the guard; the original is untouched"
     assert len(result.scans) == 1
     names = [a.method.split(",")[0] for a in result.attempts]
-    assert names == ["refit fc"] + ["unlearn-distilled 67 epochs"] * 3
+    assert names == ["refit fc"] + ["unlearn-distilled 67 epochs"] * 3 + ["refit-distilled fc"] * 2
     assert not any(a.chosen or a.judgement.accepted or a.certificate for a in result.attempts)
 
 
@@ -366,15 +366,15 @@ def test_a_method_that_left_its_target_comes_last(monkeypatch: pytest.MonkeyPatc
 
         return (candidate,)
 
-    both = {n: dataclasses.replace(METHODS[n], candidates=candidates) for n in ("unlearn-distilled", "refit")}
+    order = ("refit", "unlearn-distilled", "refit-distilled")  # as there are few images
+    both = {n: dataclasses.replace(METHODS[n], candidates=candidates) for n in order}
     monkeypatch.setattr(portfolio, "METHODS", METHODS | both)
     asked = []
     tried = portfolio.tried
     monkeypatch.setattr(portfolio, "tried", lambda *g, **o: (asked.append(g[3]), tried(*g, **o))[1])
     truth = planted()
     result = clean(truth.model, truth.images, QUICK, CleanConfig(rounds=3))
-    order = ("refit", "unlearn-distilled")  # as there are few images
-    assert asked == [order, order[::-1], order]
+    assert asked == [order, (*order[1:], order[0]), (*order[2:], *order[:2])]
     assert all(model is truth.model for model, _ in given_to)  # every round starts from the original
     assert [count for _, count in given_to] == [7, 8, 9]
     assert [len(a.judgement.success_after) for a in result.attempts] == [1, 1, 1]

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from detrigger.errors import UsageError
 from detrigger.heats import InvertConfig
 from detrigger.images import Images, split
-from detrigger.measure import accuracy, success
+from detrigger.measure import accuracy, predictions, recalls, success
 from detrigger.model import Classifier, layers, linear_head, recorded
 from detrigger.repair import Repaired
 from detrigger.repair.distil import DistilConfig, distil, divergence, moved, stamped_rows
@@ -206,6 +206,23 @@ def test_unlearning_makes_the_triggers_fail_and_keeps_the_accuracy(targets: tupl
     for trigger, target in zip(truth.triggers, targets, strict=True):
         assert success(result.model, truth.images, trigger, target) == 0
     assert accuracy(result.model, truth.images) == 1
+
+
+def test_unlearning_goes_on_from_a_repair_with_the_original_as_the_teacher() -> None:
+    """Without a step worth the name the repair stays; with steps, what it forgot comes back."""
+    truth = planted(norm=False)
+    forgetful = copy.deepcopy(truth.model)
+    with torch.no_grad():
+        forgetful.net.get_parameter("fc.bias")[1] -= 100.0  # class 1 is never said
+    start = Repaired(forgetful, "refit fc, 1 of 7 neurons silenced", ())
+    still = DistilConfig(epochs=1, steps=0, learning_rate=1e-12)
+    result = distil(truth.model, truth.images, truth.triggers, (2,), still, seed=0, start=start)
+    assert result.label == "refit-distilled fc, 1 of 7 neurons silenced, 1 epochs, rate 1e-12"
+    assert not (predictions(result.model, truth.images.x) == 1).any()
+    assert result.curve[0].success == 1  # the original's
+    taught = replace(still, epochs=40, learning_rate=0.1)
+    result = distil(truth.model, truth.images, truth.triggers, (2,), taught, seed=0, start=start)
+    assert recalls(predictions(result.model, truth.images.x), truth.images.y, 6)[1] > 0.5
 
 
 def test_images_are_stamped_up_to_so_many_times_over() -> None:
@@ -475,7 +492,7 @@ def test_every_method_makes_candidates_and_leaves_the_original_alone() -> None:
         if name not in WITH_TRIGGERS:
             continue  # those that need no trigger have their own file of tests
         candidates = method.candidates(truth.model)
-        assert len(candidates) == (3 if name == "unlearn-distilled" else 1)
+        assert len(candidates) == {"unlearn-distilled": 3, "refit-distilled": 2}.get(name, 1)
         for candidate in candidates:
             result = candidate(truth.model, truth.images, truth.triggers, (2,), 0)
             assert isinstance(result, Repaired) and result.label.startswith(name.split("-")[0])

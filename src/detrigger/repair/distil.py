@@ -59,30 +59,35 @@ def distil(
     config: DistilConfig,
     *,
     seed: int,
+    start: Repaired | None = None,
 ) -> Repaired:
-    """Unlearn all triggers at once in a copy, BatchNorm in training mode. `triggers` are stacks of one."""
+    """Unlearn all triggers at once in a copy, BatchNorm in training mode. `triggers` are stacks of one.
+
+    Goes on from the repair `start`, if that is given; `model` is the teacher all the same.
+    """
     generator = torch.Generator().manual_seed(seed)
     least = -(-config.steps // -(-len(images) // config.batch))
     config = dataclasses.replace(config, epochs=max(config.epochs, least))
-    net = model.net
-    for net in _tuned(model, images, triggers, targets, config, generator):  # noqa: B007 - the last one counts
+    net = trainable(start.model if start else model)
+    for _ in _tuned(model, net, images, triggers, targets, config, generator):
         pass
     candidate = dataclasses.replace(model, net=net)
     curve = [point(m, images, triggers, targets, share) for m, share in ((model, 0.0), (candidate, 1.0))]
-    label = f"unlearn-distilled {config.epochs} epochs, rate {config.learning_rate:g}"
+    name = f"refit-distilled {start.label.removeprefix('refit ')}," if start else "unlearn-distilled"
+    label = f"{name} {config.epochs} epochs, rate {config.learning_rate:g}"
     return Repaired(candidate, label, tuple(curve))
 
 
 def _tuned(
     model: Classifier,
+    net: nn.Module,
     fit: Images,
     triggers: Sequence[Trigger],
     targets: tuple[int, ...],
     config: DistilConfig,
     generator: torch.Generator,
 ) -> Iterator[nn.Module]:
-    """The network after each epoch."""
-    net = trainable(model)
+    """The network, which is changed, after each epoch."""
 
     def gradients(chosen: Tensor) -> None:
         x, y = fit.x[chosen], fit.y[chosen]

@@ -46,6 +46,23 @@ def _trained(verb: Callable[..., Repaired], config: object) -> Candidate:
     )
 
 
+def _refitted(rate: float) -> Candidate:
+    """Unlearning goes on from what refitting left."""
+
+    def candidate(
+        model: Classifier,
+        images: Images,
+        triggers: Sequence[Trigger],
+        targets: tuple[int, ...],
+        seed: int,
+    ) -> Repaired:
+        start = refit(model, images, triggers, targets, RefitConfig())
+        config = DistilConfig(learning_rate=rate)
+        return distil(model, images, triggers, targets, config, seed=seed, start=start)
+
+    return candidate
+
+
 GREEDY = PruneConfig(layer=EVERY, accuracy_drop=0.02, share=0.5, rollback=True)
 
 METHODS: dict[str, Method] = {
@@ -75,6 +92,11 @@ METHODS: dict[str, Method] = {
         lambda model: tuple(
             _trained(distil, DistilConfig(learning_rate=rate)) for rate in (0.02, 0.01, 0.005)
         ),
+    ),
+    "refit-distilled": Method(
+        "`refit`, and then `unlearn-distilled` from there, with the original as the teacher; at two rates",
+        "our own, after Menisov 2022; Hinton et al. 2015",
+        lambda model: tuple(_refitted(rate) for rate in (0.02, 0.005)) if linear_head(model) else (),
     ),
     "clp": Method(
         "silence channels that amplify far more than others of their layer; needs neither trigger nor data",
@@ -113,9 +135,9 @@ METHODS: dict[str, Method] = {
         trigger_free=True,
     ),
 }
-AUTO = ("unlearn-distilled", "refit")
+AUTO = ("refit-distilled", "unlearn-distilled", "refit")
 """What `--method auto` tries, in this order, until a candidate passes the guard with a margin. The cheapest,
-`refit`, comes second: stamped images often get a third class from it. Pruning never passed where these did
+`refit`, comes last: stamped images often get a third class from it. Pruning never passed where these did
 not, and methods that need no trigger left every backdoor above 10 % or broke a class."""
 
 FEW = 200
