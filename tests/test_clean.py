@@ -510,6 +510,8 @@ def test_a_model_in_which_nothing_is_found_is_repaired_if_asked(
     assert result.repaired and result.certificate is not None
     assert success(result.model, truth.images, planted().triggers[0], 2) == 0
     assert accuracy(result.model, truth.images) == 1
+    names = [a.method.split()[0].rstrip(",") for a in result.attempts]
+    assert names[0] == "refit"  # as there are few images
 
 
 def test_what_cannot_be_scanned_has_no_suspects(monkeypatch: pytest.MonkeyPatch) -> None:

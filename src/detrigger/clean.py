@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import torch
-
 from detrigger import portfolio
 from detrigger.errors import ModelError, UsageError
 from detrigger.heats import Progress, silent
@@ -13,7 +11,7 @@ from detrigger.images import Images
 from detrigger.measure import success
 from detrigger.model import Classifier
 from detrigger.portfolio import Attempt
-from detrigger.repair.guard import GuardConfig, Judgement, Known, Parts, parts
+from detrigger.repair.guard import GuardConfig, Judgement, Known, Parts, of_sources, parts
 from detrigger.repair.methods import automatic
 from detrigger.scan import Backdoor, Scan, ScanConfig, scan
 from detrigger.suspects import PLAUSIBLE, likely, strong, suspects
@@ -172,9 +170,7 @@ def _left(state: _State, original: Classifier, images: Images) -> None:
 
 def _works(original: Classifier, images: Images, found: Backdoor) -> float:
     """Its success in the original, on images of its sources."""
-    if found.sources != "all":
-        images = images.where(torch.isin(images.y, torch.tensor(found.sources, device=images.y.device)))
-    return success(original, images, found.trigger, found.target)
+    return success(original, of_sources(images, found.sources), found.trigger, found.target)
 
 
 def _repaired(

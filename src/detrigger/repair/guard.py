@@ -197,15 +197,21 @@ def judge(
     )
 
 
+def of_sources(images: Images, sources: Sources) -> Images:
+    """Those of the classes that a trigger is for."""
+    if sources == "all":
+        return images
+    return images.where(torch.isin(images.y, torch.tensor(sources, device=images.y.device)))
+
+
 class _Stamped:
     """Images that a trigger is for."""
 
     def __init__(self, images: Images, known: Known, i: int) -> None:
-        self.trigger, self.target, sources = known.triggers[i], known.targets[i], known.sources[i]
-        wanted = images.y != self.target
-        if sources != "all":
-            wanted &= torch.isin(images.y, torch.tensor(sources, device=images.y.device))
-        self.x, self.labels = images.x[wanted], images.y[wanted]
+        self.trigger, self.target = known.triggers[i], known.targets[i]
+        others = of_sources(images, known.sources[i])
+        wanted = others.y != self.target
+        self.x, self.labels = others.x[wanted], others.y[wanted]
 
     def natural(self, model: Classifier) -> float:
         """Share of them that a model gives the target as they are; 0 without images."""
