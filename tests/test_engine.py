@@ -84,6 +84,24 @@ def test_threads_run_at_the_same_time(cores: int) -> None:
     assert values(threads(3), waiting, CHUNKS) == [1, 2, 12]
 
 
+def test_threads_report_their_steps_one_at_a_time(cores: int) -> None:
+    done = 0
+
+    def count(steps: int) -> None:
+        nonlocal done
+        before = done
+        time.sleep(0.001)  # long enough for the other threads to get in between
+        done = before + steps
+
+    def stepping(chunk: Chunk, tick: Tick) -> Tensors:
+        for _ in range(20):
+            tick(1)
+        return sums(chunk, none)
+
+    list(threads(3)(stepping, CHUNKS, count))
+    assert done == 20 * len(CHUNKS)
+
+
 def test_threads_share_the_cores_and_give_them_back(cores: int) -> None:
     during: list[int] = []
 

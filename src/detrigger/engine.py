@@ -30,12 +30,13 @@ def threads(jobs: int) -> Map:
     """
 
     def run(work: Work, chunks: Iterable[Chunk], tick: Tick, /) -> Iterator[tuple[Chunk, Tensors]]:
-        stop = threading.Event()
+        stop, one_at_a_time = threading.Event(), threading.Lock()
 
         def watched(done: int) -> None:
             if stop.is_set():
                 raise _StoppedError
-            tick(done)
+            with one_at_a_time:  # so that whoever counts need not know of threads
+                tick(done)
 
         cores = torch.get_num_threads()
         torch.set_num_threads(max(1, cores // jobs))
