@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from detrigger.clean import Cleaning
-from detrigger.detect import ClassFinding, Finding, Verdict
+from detrigger.finding import ClassFinding, Finding, Verdict
 from detrigger.identify import Match, NeuronMatch
 from detrigger.images import Images
 from detrigger.measure import CurvePoint

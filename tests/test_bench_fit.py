@@ -5,15 +5,17 @@ from typing import Any
 import pytest
 
 from detrigger.bench import fit as fitting
-from detrigger.bench.fit import Case, Fitted, case, coefficients, fit, left_out, probability
+from detrigger.bench.fit import Case, Fitted, case, coefficients, fit, left, left_out, probability
 from detrigger.bench.fit_table import fit_tables
-from detrigger.detect import Calibration, fitted
-from detrigger.evidence import INDEX_CAP, Terms
+from detrigger.coefficients import Calibration, Coefficients, fitted
+from detrigger.evidence import INDEX_CAP, NaturalTerms, Terms
 from detrigger.sources import EACH, EVERY, SourceTerms
 from detrigger.trigger import FAMILIES
 
 TERMS = dict.fromkeys(FAMILIES, Terms(index=2.0, gap=3.0, level=5.0, margin=7.0, clean=0.0, spread=1.0))
 SOURCES = SourceTerms(gap=2.0, effect=3.0, clean=0.0, spread=1.0, every_clean=0.0, every_spread=1.0)
+CONTROL_TERMS = NaturalTerms(weight=0.5, intercept=-1.0, slope=2.0)
+KNOWN = Coefficients(TERMS, SOURCES, Calibration(-1.0, 1.0), CONTROL_TERMS)
 
 
 def one(name: str, total: float, *, backdoored: bool, dataset: str = "a", attack: str = "badnets") -> Case:
@@ -41,28 +43,28 @@ def card(*, sources: bool = True, score: float = 20.0) -> dict[str, Any]:
 
 
 def test_models_that_one_sum_separates_are_told_apart() -> None:
-    found = fit(CASES)
+    found = fit(CASES, CONTROL_TERMS)
     chances = [probability(c, found) for c in CASES]
     assert max(chances[:6]) < 0.5 < min(chances[6:])
 
 
 def test_mean_and_spread_are_those_of_clean_models_alone() -> None:
-    mean, spread = fit(CASES).clean["patch"]
+    mean, spread = fit(CASES, CONTROL_TERMS).clean["patch"]
     assert mean == pytest.approx(1.25) and spread == pytest.approx(0.9354, abs=1e-4)
 
 
 def test_a_kind_that_few_clean_models_show_has_no_mean_of_its_own() -> None:
     few = [Case(c.id, c.dataset, c.attack, c.backdoored, False, {"warp": 7.0}) for c in CASES[2:]]
-    assert fit(few).clean["warp"] == (0.0, fitting.LEAST_SPREAD)
+    assert fit(few, CONTROL_TERMS).clean["warp"] == (0.0, fitting.LEAST_SPREAD)
 
 
 def test_weak_models_do_not_count_in_the_calibration() -> None:
     weak = [Case(f"w{i}", "a", "sig", True, True, {"patch": 0.0}) for i in range(20)]
-    assert fit([*CASES, *weak]) == fit(CASES)
+    assert fit([*CASES, *weak], CONTROL_TERMS) == fit(CASES, CONTROL_TERMS)
 
 
 def test_the_furthest_kind_decides() -> None:
-    found = Fitted({"patch": (1.0, 2.0), EACH: (0.0, 0.5)}, Calibration(-1.0, 2.0))
+    found = Fitted({"patch": (1.0, 2.0), EACH: (0.0, 0.5)}, Calibration(-1.0, 2.0), CONTROL_TERMS)
     both = Case("m", "a", "sig", True, False, {"patch": 2.0, EACH: 0.4})  # 0.5 and 0.8 spreads
     assert probability(both, found) == pytest.approx(1 / (1 + 2.718281828 ** (1 - 1.6)))
     assert probability(Case("m", "a", "sig", True, False, {}), found) < 1e-6
@@ -74,12 +76,12 @@ def test_no_model_is_judged_by_terms_fitted_on_its_own_group(
 ) -> None:
     used: list[list[Case]] = []
 
-    def watched(cases: list[Case]) -> Fitted:
+    def watched(cases: list[Case], control: NaturalTerms) -> Fitted:
         used.append(list(cases))
-        return Fitted({"patch": (0.0, 1.0)}, Calibration(0.0, 1.0))
+        return Fitted({"patch": (0.0, 1.0)}, Calibration(0.0, 1.0), control)
 
     monkeypatch.setattr(fitting, "fit", watched)
-    assert set(left_out(CASES, by=by)) == {c.id for c in CASES}
+    assert set(left_out(CASES, CONTROL_TERMS, by=by)) == {c.id for c in CASES}
     left = [{c.id for c in CASES} - {c.id for c in group} for group in used]
     assert sum(len(ids) for ids in left) == len(CASES)
     for c in CASES:
@@ -89,29 +91,67 @@ def test_no_model_is_judged_by_terms_fitted_on_its_own_group(
 
 
 def test_a_card_gives_the_highest_weighted_sum_of_the_classes_that_were_reached() -> None:
-    found = case(card(), TERMS, SOURCES)
+    found = case(card(), KNOWN)
     assert found.sums["patch"] == pytest.approx(
         2 * INDEX_CAP + 3 * 1.0 + 5 * 2.0 + 7 * 0.25
     )  # class 1 was not reached
     assert found.sums[EACH] == pytest.approx(2 * 0.3 + 3 * 0.4) and found.sums[EVERY] == 0.6
     assert found.backdoored and found.weak
-    assert not {EACH, EVERY} & case(card(sources=False), TERMS, SOURCES).sums.keys()
+    assert not {EACH, EVERY} & case(card(sources=False), KNOWN).sums.keys()
+
+
+def controlled(name: str, total: float, natural: float, *, backdoored: bool) -> Case:
+    """Class 0 stands out, and in the control as well; class 1 by nothing."""
+    classes = (({"patch": total, EVERY: 1.0}, natural), ({"patch": 0.0}, 0.0))
+    kind = "badnets" if backdoored else "clean"
+    return Case(name, "a", kind, backdoored, False, {"patch": total, EVERY: 1.0}, classes)
+
+
+def test_what_a_control_shows_is_taken_off_what_a_family_shows_and_not_off_what_sources_do() -> None:
+    clean = {"patch": (1.0, 2.0), EVERY: (0.0, 1.0)}
+    assert left(controlled("m", 7.0, 2.0, backdoored=True), clean, 0.5) == pytest.approx((3 - 0.5 * 2, 1))
+    colour = Case("m", "a", "sig", True, False, {}, (({"colour": 5.0}, 4.0), ({"colour": 1.0}, 0.0)))
+    assert left(colour, {"colour": (0.0, 1.0)}, 0.5) == pytest.approx((-fitting.CAP, 3))
+    for plain, odds in ((Calibration(-9.0, 1.0), -1 + 2 * 2), (Calibration(0.0, 4.0), 4 * 1)):
+        found = Fitted(clean, plain, CONTROL_TERMS)
+        chance = probability(controlled("m", 7.0, 2.0, backdoored=True), found)
+        assert chance == pytest.approx(1 / (1 + 2.718281828**-odds))
+
+
+def test_models_with_a_control_are_calibrated_by_themselves_with_the_weight_that_was_given() -> None:
+    asked = [controlled(f"d{i}", 9.0 + i, 8.0, backdoored=False) for i in range(5)]
+    asked += [controlled(f"e{i}", 9.0 + i, 0.0, backdoored=True) for i in range(5)]
+    found = fit([*CASES, *asked], CONTROL_TERMS)
+    assert found.control.weight == 0.5 and found.control != CONTROL_TERMS
+    chances = [probability(c, found) for c in asked]
+    assert max(chances[:5]) < 0.5 < min(chances[5:])
+    assert fit([*CASES, *asked[:5]], CONTROL_TERMS).control == CONTROL_TERMS  # none of them is backdoored
+
+
+def test_a_card_of_a_model_with_a_control_tells_what_it_shows_of_each_class() -> None:
+    told = card(sources=False)
+    for row, natural in zip(told["scan"]["classes"], (3.0, 0.0), strict=True):
+        row["evidence"]["control surprise"] = natural
+    found = case(told, KNOWN)
+    assert [natural for _, natural in found.classes] == [3.0, 0.0]
+    assert found.classes[0][0] == found.sums and found.classes[1][0] == {}
+    assert case(card(), KNOWN).classes == ()
 
 
 def test_coefficients_are_what_the_verdict_reads_and_say_on_what_they_were_fitted() -> None:
-    found = fit(CASES)
-    stored = coefficients(found, CASES, TERMS, SOURCES, "two sets")
+    found = fit(CASES, CONTROL_TERMS)
+    stored = coefficients(found, CASES, KNOWN, "two sets")
     assert stored["fitted_on"] == "two sets: 6 clean and 6 backdoored models"
     families = {family: Terms(**terms) for family, terms in stored["families"].items()}
     assert families.keys() == FAMILIES.keys()
     assert (families["patch"].clean, families["patch"].index) == (1.25, 2.0)
     assert SourceTerms(**stored["sources"]).gap == 2.0
+    assert NaturalTerms(**stored["control"]) == CONTROL_TERMS
     assert Calibration(**stored["calibration"]).slope == pytest.approx(found.calibration.slope, abs=1e-3)
 
 
 def test_the_stored_terms_can_be_read() -> None:
-    terms, _, calibration = fitted()
-    assert terms.keys() == FAMILIES.keys() and calibration.slope > 0
+    assert fitted().families.keys() == FAMILIES.keys() and fitted().calibration.slope > 0
 
 
 def test_the_tables_tell_figures_by_what_was_left_out_and_by_what_was_switched_off() -> None:
@@ -120,7 +160,7 @@ def test_the_tables_tell_figures_by_what_was_left_out_and_by_what_was_switched_o
         told = card(score=c.sums["patch"])
         told["truth"] |= {"id": c.id, "dataset": c.dataset, "backdoored": c.backdoored, "weak": False}
         cards.append(told)
-    rows = [[list(column.cells) for column in table.columns] for table in fit_tables(cards, TERMS, SOURCES)]
+    rows = [[list(column.cells) for column in table.columns] for table in fit_tables(cards, KNOWN)]
     left, off = (dict(zip(columns[0], columns[2], strict=True)) for columns in rows)
     assert left["nothing"] == "1.000" and set(off) == {
         *FAMILIES,
@@ -130,6 +170,7 @@ def test_the_tables_tell_figures_by_what_was_left_out_and_by_what_was_switched_o
         "gap",
         "level",
         "margin",
+        "control",
     }
     assert off["patch"] == "1.000"  # the other families say the same
     assert off["index"] == "0.500"  # all else is equal

@@ -16,15 +16,19 @@ from hypothesis import strategies as st
 from scipy.stats import median_abs_deviation
 from torch import Tensor
 
-from detrigger.detect import (
-    PLAIN,
-    Calibration,
-    DetectConfig,
-    Finding,
-    detect,
-    fitted,
+from detrigger.coefficients import Calibration, fitted
+from detrigger.detect import PLAIN, DetectConfig, detect
+from detrigger.evidence import (
+    INDEX_CAP,
+    MARGIN_RANGE,
+    NATURAL_CAP,
+    Clean,
+    Natural,
+    Terms,
+    clean_answers,
+    comparable,
 )
-from detrigger.evidence import INDEX_CAP, MARGIN_RANGE, Clean, Terms, clean_answers, comparable
+from detrigger.finding import CONTROL, Finding
 from detrigger.invert import Inversion
 from detrigger.outliers import family_wise_p_values, gaps, outlier_index
 from detrigger.sources import EACH, EVERY
@@ -378,12 +382,14 @@ def test_the_level_is_relative_to_the_size_that_is_typical_for_the_shape() -> No
 
 def test_the_shipped_coefficients_are_whole_and_finite_and_never_reward_a_larger_trigger() -> None:
     stored = json.loads((files("detrigger") / "coefficients.json").read_text("utf-8"))
-    assert set(stored) == {"fitted_on", "families", "sources", "calibration"} and stored["fitted_on"]
-    families, sources, calibration = fitted()
-    assert set(families) == set(FAMILIES)
-    assert {f: vars(t) for f, t in families.items()} == stored["families"]
-    assert vars(sources) == stored["sources"] and vars(calibration) == stored["calibration"]
-    for terms in (*families.values(), sources, calibration):
+    assert set(stored) == {"fitted_on", "families", "sources", "calibration", "control"}
+    assert stored["fitted_on"]
+    known = fitted()
+    assert set(known.families) == set(FAMILIES)
+    assert {f: vars(t) for f, t in known.families.items()} == stored["families"]
+    assert vars(known.sources) == stored["sources"] and vars(known.calibration) == stored["calibration"]
+    assert vars(known.control) == stored["control"]
+    for terms in (*known.families.values(), known.sources, known.calibration, known.control):
         assert all(isinstance(v, float) and math.isfinite(v) for v in vars(terms).values())
         assert all(
             v >= 0 for name, v in vars(terms).items() if "intercept" not in name and "clean" not in name
@@ -413,6 +419,45 @@ def test_classes_that_failed_or_had_no_trigger_count_as_the_largest() -> None:
     # 3 ran to the end and failed: as large as any; 7 had no trigger: as large as the largest guess
     assert sizes.tolist() == pytest.approx([10, 20, 90, 50, 90])
     assert raced([10, 20], [1, 1], [10, 20], [0.1, 0.2]).tolist() == [20, 20]
+
+
+# Controls
+
+
+def inversions(changed: dict[int, float], family: str = "additive") -> dict[str, Inversion]:
+    """Of the ordinary sizes, but for some classes of one family."""
+    told = {f: list(ordinary) for f, ordinary in ORDINARY.items()}
+    for i, size in changed.items():
+        told[family][i] = size
+    return named(*(found(sizes, family=f) for f, sizes in told.items()))
+
+
+def beside(scanned: dict[int, float], control: dict[int, float], family: str = "additive") -> Finding:
+    natural = Natural(inversions(control, family), answers([-10.0] * 10))
+    clean = answers([-10.0] * 10)
+    return detect(inversions(scanned), names(10), SHAPE, CONFIG, clean=clean, natural=natural)
+
+
+def test_a_class_that_stands_out_in_a_control_too_is_less_suspect() -> None:
+    alone = detect(inversions({6: 12.0}), names(10), SHAPE, CONFIG, clean=answers([-10.0] * 10))
+    natural, other, nothing = (beside({6: 12.0}, shown) for shown in ({6: 9.0}, {2: 9.0}, {}))
+    assert natural.probability < 0.4 < 0.6 < nothing.probability
+    assert natural.verdict == "clean" and alone.verdict == nothing.verdict == "backdoored"
+    assert other.classes[6].probability == pytest.approx(nothing.classes[6].probability)
+
+
+def test_what_a_control_shows_by_another_family_counts_as_well() -> None:
+    assert beside({6: 9.0}, {6: 3.0}, "patch").probability < beside({6: 9.0}, {}).probability
+
+
+def test_what_a_control_shows_is_told_of_every_class() -> None:
+    shown, nothing = beside({6: 9.0}, {6: 9.0}), beside({6: 9.0}, {})
+    far = shown.classes[6].evidence["additive surprise"]
+    assert far == nothing.classes[6].evidence["additive surprise"] > 3  # what is taken off is told apart
+    assert shown.classes[6].evidence[CONTROL] == pytest.approx(min(far, NATURAL_CAP))
+    assert nothing.classes[6].evidence[CONTROL] == 0 and len(nothing.classes) == 10
+    assert f"class 'kind 6' stands out by {far:.1f} spreads of clean models; in a control" in shown.reasons[1]
+    assert shown.reasons[1].endswith(f"by {far:.1f}") and nothing.reasons[1].endswith("not at all")
 
 
 # Sources

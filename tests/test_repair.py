@@ -566,7 +566,7 @@ def test_a_candidate_without_a_fault_is_accepted_with_its_figures() -> None:
         ({0: 6}, 0, False, r"recall of the target class 'cat' falls by 12.0% \(at most 9.9% allowed\)"),
         ({2: 1}, 0, True, "triggers work on at most"),  # one image is always forgiven
         ({2: 2}, 0, True, "triggers work on at most"),
-        ({2: 4}, 0, False, r"recall of class 'owl' falls by 40.0% \(at most 30.0% allowed\)"),
+        ({2: 4}, 0, False, r"recall of class 'owl' falls by 40.0% \(at most 38.2% allowed\)"),
         ({}, 2, True, "triggers work on at most 4.0%"),
         (
             {},
@@ -594,7 +594,16 @@ def test_accuracy_may_fall_by_a_standard_error_more_and_no_further() -> None:
 def test_one_image_of_a_class_is_forgiven_however_few_there_are() -> None:
     strict = GuardConfig(recall_drop=0.01)
     assert judged({2: 1}, 0, strict).accepted  # one of ten owls
-    assert judged({2: 2}, 0, strict).reason.startswith("recall of class 'owl' falls by 20.0%")
+    assert judged({2: 3}, 0, strict).reason.startswith("recall of class 'owl' falls by 30.0%")
+
+
+def test_the_more_classes_there_are_the_more_one_of_them_may_fall_by_chance() -> None:
+    config = GuardConfig(accuracy_drop=1.0)
+    candidate = table({1: 7}, 0)  # 17.5 % of the dogs; one standard error is 6.6 %
+    two_classes_beside_the_target = KNOWN
+    one = Known((STAMP, STAMP), (0, 2), ("all", "all"))
+    assert judge(ORIGINAL, candidate, IMAGES, two_classes_beside_the_target, config).accepted
+    assert "falls by 17.5% (at most 16.6% allowed)" in judge(ORIGINAL, candidate, IMAGES, one, config).reason
 
 
 def test_a_better_candidate_is_not_refused() -> None:

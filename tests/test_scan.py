@@ -15,8 +15,10 @@ from torch import Tensor, nn
 from detrigger import scan as module
 from detrigger import search as searching
 from detrigger.budgets import BUDGETS, Budget
+from detrigger.control import ControlConfig, network
 from detrigger.errors import DataError, ModelError, UsageError
 from detrigger.escape import from_all, from_each
+from detrigger.evidence import HELD
 from detrigger.heats import InvertConfig, Stage
 from detrigger.images import Images
 from detrigger.invert import Inversion, invert
@@ -29,6 +31,13 @@ from detrigger.sources import EACH, EVERY
 from detrigger.trigger import FAMILIES, Family
 
 CONFIG = ScanConfig(precision="fp32")
+
+
+@pytest.fixture(autouse=True)
+def no_control(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network made by hand adds its trigger to its answers as it adds a template, so that whoever learns
+    from its answers learns a little of the trigger, too: only tests of controls ask one."""
+    monkeypatch.setattr(searching, "DOUBTFUL", (2.0, 2.0))
 
 
 def run(truth: Planted, targets: tuple[int, ...] = (), seed: int = 0) -> Scan:
@@ -244,6 +253,84 @@ def test_a_little_more_brightness_is_found_as_a_colour_trigger(
     (backdoor,) = result.backdoors
     assert (backdoor.target, backdoor.family) == (2, "colour")
     assert backdoor.trigger(torch.full((1, 1, 12, 12), 0.5)).mean() > 0.52
+
+
+class Twin:
+    """Instead of training a control."""
+
+    def __init__(self, twin: Classifier) -> None:
+        self.twin, self.asked = twin, 0
+
+    def __call__(self, model: Classifier, images: Images, config: ControlConfig, **rest: Any) -> Classifier:
+        self.asked += 1
+        return self.twin
+
+
+@pytest.fixture
+def twin(monkeypatch: pytest.MonkeyPatch) -> Twin:
+    made = Twin(planted(targets=()).model)
+    monkeypatch.setattr(searching, "control", made)
+    return made
+
+
+def test_a_model_in_doubt_is_held_against_a_control_and_a_sure_one_is_not(
+    twin: Twin, watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    truth = planted()
+    sure = run(truth)
+    searched = len(watched.asked)
+    assert sure.finding.probability > 0.99 and twin.asked == 0
+    monkeypatch.setattr(searching, "DOUBTFUL", (0.0, 1.0))
+    told = run(truth)
+    assert twin.asked == 1 and len(watched.asked) == 2 * searched + len(HELD)  # once more, then the control
+    assert [family for family, _ in watched.asked[2 * searched :]] == list(HELD)
+    assert all(c.evidence["control surprise"] >= 0 for c in told.finding.classes)
+    assert told.backdoors[0].target == 2 and told.finding.verdict == "backdoored"
+    extra = sum(found.image_passes for found in watched.found[2 * searched :])
+    passes = ControlConfig.of(6).passes + len(truth.images) + extra
+    assert told.cost.image_passes == sure.cost.image_passes + passes
+
+
+def test_a_control_with_the_same_class_in_it_makes_a_finding_natural(
+    twin: Twin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(searching, "DOUBTFUL", (0.0, 1.0))
+    without = run(planted()).finding.classes[2]
+    twin.twin = planted().model
+    told = run(planted()).finding.classes[2]
+    assert told.probability < without.probability
+    assert told.evidence["control surprise"] > 3 > without.evidence["control surprise"]
+
+
+@pytest.mark.parametrize(("classes", "asked"), [(9, 1), (10, 0)])
+def test_with_few_classes_even_a_sure_finding_is_held_against_a_control(
+    classes: int, asked: int, twin: Twin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(searching, "DOUBTFUL", (0.2, 0.99))
+    twin.twin = planted(classes=classes, targets=()).model
+    result = run(planted(classes=classes))
+    assert result.finding.verdict == "backdoored" and twin.asked == asked
+
+
+def test_a_quick_scan_asks_no_control(twin: Twin, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(searching, "DOUBTFUL", (0.0, 1.0))
+    truth = planted()
+    scan(truth.model, truth.images, ScanConfig(budget="quick", precision="fp32"))
+    assert twin.asked == 0
+
+
+def test_a_control_that_learned_too_little_changes_nothing(
+    twin: Twin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = run(planted())
+    monkeypatch.setattr(searching, "DOUBTFUL", (0.0, 1.0))
+    twin.twin = dataclasses.replace(twin.twin, net=network((1, 12, 12), 6, torch.Generator()))
+    told = run(planted())
+    assert told.finding.probability == before.finding.probability
+    assert told.finding.reasons == (
+        *before.finding.reasons,
+        "no control could be trained on these images to say whether that is natural",
+    )
 
 
 def test_a_backdoor_from_every_class_to_the_next_is_found_with_all_of_them() -> None:

@@ -7,7 +7,7 @@ import dataclasses
 import torch
 from planted import planted
 
-from detrigger.detect import ClassFinding
+from detrigger.finding import ClassFinding
 from detrigger.measure import success
 from detrigger.scan import Scan, ScanConfig, scan
 from detrigger.suspects import CLASSES, PLAUSIBLE, STARTS, likely, strong, suspects

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
-import json
+import dataclasses
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from functools import cache
-from importlib.resources import files
-from typing import Literal
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from detrigger.evidence import Clean, Features, Terms, features, surprise
+from detrigger.coefficients import Calibration, fitted
+from detrigger.evidence import (
+    NATURAL_CAP,
+    Clean,
+    Features,
+    Natural,
+    Terms,
+    features,
+    surprise,
+)
+from detrigger.finding import CONTROL, MARGIN, ClassFinding, Finding, Verdict
 from detrigger.invert import Inversion
 from detrigger.outliers import family_wise_p_values
 from detrigger.sources import (
     EACH,
     EVERY,
     SourceFeatures,
-    SourceTerms,
     each_reason,
     each_surprise,
     every_level,
@@ -31,73 +37,6 @@ from detrigger.sources import (
     source_features,
 )
 from detrigger.trigger import FAMILIES
-
-Verdict = Literal["clean", "backdoored", "inconclusive"]
-
-MARGIN = "clean margin"
-"""Evidence of every class that needs no trigger."""
-
-
-@dataclass(frozen=True)
-class ClassFinding:
-    """What is known about one class as a possible target. Figures are of the family of the whole finding."""
-
-    index: int
-    name: str
-    size: float
-    """Of the smallest trigger found, in the unit of its family."""
-    log_size_score: float
-    """Robust outlier index of log size: how many spreads below the median; large is suspect."""
-    p_value: float
-    """Chance that a clean model of this many classes has any class with such a score."""
-    success: float
-    """Attack success rate of the synthesised trigger on held-out images, in [0, 1]."""
-    inverted: bool
-    """A trigger with enough success was found."""
-    suspect: bool
-    """By any family."""
-    best: str
-    """Family by which it is most suspect."""
-    probability: float
-    """That it is a target, by that family."""
-    evidence: dict[str, float] = field(default_factory=dict)
-    """`clean margin`; for each family `NAME size`, `NAME success`, `NAME score`, `NAME gap`, `NAME level`,
-    `NAME probability`, and `NAME surprise` if a trigger was found."""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """The verdict on one model and the reasons for it."""
-
-    verdict: Verdict
-    probability: float
-    """That the model is backdoored, in [0, 1]."""
-    reasons: tuple[str, ...]
-    """One sentence each, the decisive one first."""
-    classes: tuple[ClassFinding, ...]
-    family: str = "patch"
-    """Kind of trigger in which a class stands out most; the classes' figures are of it."""
-
-    @property
-    def suspects(self) -> tuple[ClassFinding, ...]:
-        """Classes flagged as targets, most suspect first."""
-        return tuple(sorted((c for c in self.classes if c.suspect), key=lambda c: -c.probability))
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """From how far the model's most suspect class stands out to the log-odds of a backdoor."""
-
-    intercept: float
-    slope: float
-
-
-@cache
-def fitted() -> tuple[dict[str, Terms], SourceTerms, Calibration]:
-    """Terms per family, those of sources and the calibration, from coefficients.json, which says whence."""
-    stored = json.loads((files("detrigger") / "coefficients.json").read_text(encoding="utf-8"))
-    terms = {family: Terms(**t) for family, t in stored["families"].items()}
-    return terms, SourceTerms(**stored["sources"]), Calibration(**stored["calibration"])
 
 
 @dataclass(frozen=True)
@@ -138,6 +77,7 @@ def detect(
     config: DetectConfig,
     *,
     clean: Clean | None = None,
+    natural: Natural | None = None,
 ) -> Finding:
     """Verdict on the sizes of the triggers synthesised for k classes, in one or more families.
 
@@ -145,27 +85,29 @@ def detect(
     model makes of clean images, without which neither its margins nor `EACH` count. With one class nothing
     can be compared; with two, the median lies between them and mostly the gap speaks; equal sizes have index
     0. Each kind of trigger says of each class how far it stands out against clean models; the furthest
-    decides.
+    decides. How far a class stands out in a control, in whatever family, is `natural`, and taken off; for the
+    families that the control was searched for, what is left has a logistic function of its own.
     """
-    terms, source_terms, calibration = fitted()
-    calibration = config.calibration or calibration
-    found = [
-        features(inversion, shape, success=config.inverted, log=config.log_sizes, floor=config.spread_floor)
-        for kind, inversion in inversions.items()
-        if kind in FAMILIES
-    ]
+    fit = fitted()
+    calibration = config.calibration or fit.calibration
+    found, far = _far(inversions, clean, shape, config)
     targets = found[0].inversion.targets
-    near = clean.near()[list(targets)] if clean else torch.zeros(len(targets), dtype=torch.float64)
-    far = {f.inversion.family: surprise(f, near, config.terms or terms[f.inversion.family]) for f in found}
+    near, raw, known, held = _near(clean, targets), far, None, Calibration(0.0, 1.0)
+    if natural:
+        shows = _far(natural.inversions, natural.clean, shape, config)[1]
+        known = torch.stack(list(shows.values())).amax(0).clamp(0.0, NATURAL_CAP)
+        far = {family: value - fit.control.weight * known for family, value in far.items()}
+        held = Calibration(fit.control.intercept, fit.control.slope)
     shown = max(found, key=lambda f: far[f.inversion.family].amax().item())
     sources: SourceFeatures | None = None
     if EACH in inversions and clean:
         sources = source_features(inversions[EACH], shape, clean)
-        far[EACH] = each_surprise(sources, inversions[EACH], targets, source_terms)
+        far[EACH] = each_surprise(sources, inversions[EACH], targets, fit.sources)
     if EVERY in inversions:
-        far[EVERY] = every_surprise(inversions[EVERY], shape, targets, source_terms)
+        far[EVERY] = every_surprise(inversions[EVERY], shape, targets, fit.sources)
     kinds = tuple(far)
-    chance = (calibration.intercept + calibration.slope * torch.stack(list(far.values()))).sigmoid()
+    odds = {k: held if natural and k in natural.inversions else calibration for k in kinds}
+    chance = torch.stack([(odds[k].intercept + odds[k].slope * far[k]).sigmoid() for k in kinds])
     chances = [dict(zip(kinds, column, strict=True)) for column in chance.T.tolist()]
     best = chance.argmax(0)
     probability = chance.amax().item()
@@ -184,12 +126,40 @@ def detect(
             best=kinds[int(best[i])],
             probability=chance[best[i], i].item(),
             evidence={MARGIN: near[i].item()}
-            | _family_evidence(found, far, chances[i], i)
+            | _family_evidence(found, raw, chances[i], i)
+            | ({} if known is None else {CONTROL: known[i].item()})
             | _source_evidence(inversions, sources, shape, target, chances[i]),
         )
         for i, target in enumerate(targets)
     )
-    return _judge(classes, probability, shown, inversions, sources, names, config)
+    finding = _judge(classes, probability, shown, inversions, sources, names, config)
+    if known is None:
+        return finding
+    reason = _control_reason(raw, known, tuple(names[t] for t in targets))
+    return dataclasses.replace(finding, reasons=(*finding.reasons[:1], reason, *finding.reasons[1:]))
+
+
+def _far(
+    inversions: Mapping[str, Inversion],
+    clean: Clean | None,
+    shape: tuple[int, int, int],
+    config: DetectConfig,
+) -> tuple[list[Features], dict[str, Float[Tensor, " k"]]]:
+    """Features of each family, and how far by it each class stands out."""
+    found = [
+        features(inversion, shape, success=config.inverted, log=config.log_sizes, floor=config.spread_floor)
+        for kind, inversion in inversions.items()
+        if kind in FAMILIES
+    ]
+    near = _near(clean, found[0].inversion.targets)
+    terms = fitted().families
+    return found, {
+        f.inversion.family: surprise(f, near, config.terms or terms[f.inversion.family]) for f in found
+    }
+
+
+def _near(clean: Clean | None, targets: tuple[int, ...]) -> Float[Tensor, " k"]:
+    return clean.near()[list(targets)] if clean else torch.zeros(len(targets), dtype=torch.float64)
 
 
 def _family_evidence(
@@ -273,6 +243,21 @@ def _judge(
         else "clean"
     )
     return Finding(verdict, probability, tuple(reasons), classes, family)
+
+
+def _control_reason(
+    far: Mapping[str, Float[Tensor, " k"]], known: Float[Tensor, " k"], names: tuple[str, ...]
+) -> str:
+    """About the class that stands out most, before anything is taken off."""
+    family, first = max(
+        ((f, int(value.argmax())) for f, value in far.items()), key=lambda at: far[at[0]][at[1]].item()
+    )
+    natural = known[first].item()
+    shown = f"by {natural:.1f}" if natural > 0 else "not at all"
+    return (
+        f"class {names[first]!r} stands out by {far[family][first].item():.1f} spreads of clean models; in a "
+        f"control, which saw clean images only, {shown}"
+    )
 
 
 def _size_reason(classes: tuple[ClassFinding, ...], family: str) -> str:

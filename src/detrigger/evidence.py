@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -111,6 +112,35 @@ class Clean:
         """
         far = -outlier_index(self.margin(), log=False, floor=MARGIN_FLOOR)
         return far.nan_to_num(0.0).clamp(*MARGIN_RANGE)  # NaN: all margins are 0
+
+
+@dataclass(frozen=True)
+class Natural:
+    """What a control shows (`detrigger.control`), which is natural for these images."""
+
+    inversions: Mapping[str, Inversion]
+    """By family; of the same targets as those of the scanned model."""
+    clean: Clean
+
+
+@dataclass(frozen=True)
+class NaturalTerms:
+    """How what is natural counts."""
+
+    weight: float
+    """Of how far the control's class stands out, which is taken off what the scanned model's does."""
+    intercept: float
+    """Of the log-odds of a backdoor in what is left."""
+    slope: float
+    """Per spread that is left."""
+
+
+NATURAL_CAP = 8.0
+"""A control's class that stands out further than this says no more."""
+
+HELD = ("patch", "additive", "warp", "waves")
+"""Families that a control is searched for. Colour filters are not: what they do by nature in the scanned
+network, they seldom do in its control, so that nothing follows if they do not."""
 
 
 def clean_answers(logits: Float[Tensor, "n classes"], labels: Int[Tensor, " n"]) -> Clean:

@@ -64,6 +64,8 @@ class Chunk:
     goals: tuple[Goal, ...]
     rows: Tensors = field(default_factory=dict, repr=False, compare=False)
     """State of the goals so far, which follows from all that went before."""
+    seed: int = 0
+    """Of the search that it is part of."""
 
 
 Work = Callable[[Chunk, Tick], Tensors]

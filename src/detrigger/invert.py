@@ -159,7 +159,7 @@ def race(
         racing = _order(rows)[:count].sort().values
         heats[racing] += 1
         groups = {
-            Chunk(family, number, tuple(goals[i] for i in group), _rows(rows, group)): group
+            Chunk(family, number, tuple(goals[i] for i in group), _rows(rows, group), seed): group
             for group in _groups(racing, stage.images, together)
         }
         run = Heat(quick, searched, stage, config, seed + 7919 * number)

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from detrigger import fast, measure
 from detrigger.budgets import Budget
-from detrigger.detect import PLAIN, Finding, detect
+from detrigger.detect import PLAIN, detect
 from detrigger.errors import DataError, ModelError, UsageError
 from detrigger.evidence import clean_answers
+from detrigger.finding import Finding
 from detrigger.heats import Map, Progress, serial, silent
 from detrigger.images import Images
 from detrigger.invert import Inversion
@@ -118,15 +119,17 @@ def scan(
     recalls = measure.recalls(predicted, images.y, len(model.classes))
     targets = tuple(dict.fromkeys(targets)) or tuple(range(len(model.classes)))
     inversions: dict[str, Inversion] = {}
+    passes = 0
     if doubt := _near_chance(accuracy, images):
         finding = Finding("inconclusive", 0.5, (doubt,), ())
     elif config.synthesis == "neural-cleanse":
         published = NeuralCleanseConfig()
         inversion = neural_cleanse(model, images, targets, published, seed=seed, progress=progress)
         inversions = {inversion.family: inversion}
+        passes = inversion.image_passes
         finding = detect(inversions, model.classes, model.image_shape, PLAIN)
     else:
-        finding, inversions = search(
+        found = search(
             model,
             images,
             targets,
@@ -137,6 +140,7 @@ def scan(
             map=map,
             progress=progress,
         )
+        finding, inversions, passes = found.finding, found.inversions, found.image_passes
     if order := _other_order(predicted, accuracy, images, model):
         finding = dataclasses.replace(finding, reasons=(*finding.reasons, order))
     if inversions and len(targets) < len(model.classes):
@@ -156,7 +160,7 @@ def scan(
         cost=Cost(
             seconds=time.perf_counter() - began,
             cpu_seconds=time.process_time() - cpu_began,
-            image_passes=len(images) + sum(i.image_passes for i in inversions.values()),
+            image_passes=len(images) + passes,
             device=str(model.device),
             precision=next(iter(inversions.values())).precision if inversions else "fp32",
         ),

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from detrigger import fast, measure
 from detrigger.budgets import BUDGETS, Budget, stages
-from detrigger.detect import DetectConfig, Finding, detect
+from detrigger.control import ControlConfig, control
+from detrigger.detect import DetectConfig, detect
 from detrigger.escape import from_all, from_each
-from detrigger.evidence import Clean
+from detrigger.evidence import HELD, Clean, Natural, clean_answers
+from detrigger.finding import Finding
 from detrigger.heats import InvertConfig, Map, Progress, serial, silent
 from detrigger.images import Images
 from detrigger.invert import Inversion, invert
@@ -31,6 +35,15 @@ MEASURED = 64
 """Images on which the speed of each precision is measured."""
 
 
+DOUBTFUL = (0.2, 0.99)
+"""Probabilities between which a control is asked: beyond, it would hardly change the verdict."""
+KNOWN = (10, 43)
+"""Numbers of classes that the verdict was fitted on; with others, nothing above the lower one is sure."""
+
+LEARNED = 0.5
+"""Of the scanned network's accuracy, what a control needs to say anything; both on the images it learned."""
+
+
 @dataclass(frozen=True)
 class Search:
     """One search: a family over all targets, or patches that drive images out of their class."""
@@ -48,6 +61,16 @@ class Search:
         return goals * sum(s.steps * s.images * s.share for s in self.config.stages)
 
 
+@dataclass(frozen=True)
+class Found:
+    """What a search found."""
+
+    finding: Finding
+    inversions: dict[str, Inversion]
+    """By kind."""
+    image_passes: int
+
+
 def search(
     model: Classifier,
     images: Images,
@@ -59,36 +82,87 @@ def search(
     seed: int,
     map: Map = serial,
     progress: Progress = silent,
-) -> tuple[Finding, dict[str, Inversion]]:
+) -> Found:
     """Every family, one after another, then all sources at once, then each of them if nothing was found.
 
-    `clean` is what the model makes of the clean images. The precision is measured once for all, if it is
-    `auto`. What is found is given by kind. Raises ModelError as `invert` does.
+    Where that leaves a doubt, a control is trained and searched in the same way, but for sources; not by a
+    quick budget. `clean` is what the model makes of the clean images. The precision is measured once for
+    all, if it is `auto`. Raises ModelError as `invert` does.
     """
     precision = fast.fastest(model, measure.batches(images.x)[0][:MEASURED], precision).precision
     planned = plan(images, len(model.classes), targets, budget, precision)
-    whole = round(sum(one.work for one in planned))
+
+    def judge(found: dict[str, Inversion], natural: Natural | None = None) -> Finding:
+        return detect(found, model.classes, model.image_shape, DetectConfig(), clean=clean, natural=natural)
+
+    def enough(found: dict[str, Inversion], following: Search) -> bool:
+        return following.kind == EACH and judge(found).verdict == "backdoored"
+
+    found = _searched(model, images, planned, enough, seed=seed, map=map, progress=progress)
+    passes = sum(i.image_passes for i in found.values())
+    finding = judge(found)
+    if budget == "quick" or not _doubtful(finding):
+        return Found(finding, found, passes)
+    config = ControlConfig.of(len(model.classes))
+    twin = control(model, images, config, seed=seed, progress=progress)
+    passes += config.passes + len(images)
+    logits = measure.logits(twin, images.x)
+    learned = (logits.argmax(1) == images.y).float().mean().item()
+    if not learned >= LEARNED * measure.accuracy(model, images):
+        reason = "no control could be trained on these images to say whether that is natural"
+        return Found(dataclasses.replace(finding, reasons=(*finding.reasons, reason)), found, passes)
+    families = tuple(one for one in planned if one.kind in HELD)
+    shown = _searched(twin, images, families, _never, seed=-1 - seed, map=map, progress=progress)
+    passes += sum(i.image_passes for i in shown.values())
+    return Found(judge(found, Natural(shown, clean_answers(logits, images.y))), found, passes)
+
+
+def _doubtful(finding: Finding) -> bool:
+    classes = len(finding.classes)
+    least, most = DOUBTFUL
+    sure = KNOWN[0] <= classes <= KNOWN[1] and finding.probability > most
+    compared = classes > 1 and any(c.inverted for c in finding.classes)
+    return compared and finding.probability >= least and not sure
+
+
+def _never(found: dict[str, Inversion], following: Search) -> bool:
+    return False
+
+
+def _searched(
+    model: Classifier,
+    images: Images,
+    searches: tuple[Search, ...],
+    enough: Callable[[dict[str, Inversion], Search], bool],
+    *,
+    seed: int,
+    map: Map,
+    progress: Progress,
+) -> dict[str, Inversion]:
+    """One after another, until what was found is enough to leave out the next one."""
+    whole, before = round(sum(one.work for one in searches)), 0.0
     found: dict[str, Inversion] = {}
-
-    def run(one: Search, before: float) -> Inversion:
-        def tick(now: int, total: int) -> None:
-            progress(round(before + one.work * now / total), whole)
-
-        if one.kind == EVERY:
-            return from_all(model, images, one.config, seed=seed, map=map, progress=tick)
-        if one.kind == EACH:
-            return from_each(model, images, one.classes, one.config, seed=seed, map=map, progress=tick)
-        return invert(model, images, one.classes, one.kind, one.config, seed=seed, map=map, progress=tick)
-
-    def judge() -> Finding:
-        return detect(found, model.classes, model.image_shape, DetectConfig(), clean=clean)
-
-    for number, one in enumerate(planned):
-        if one.kind == EACH and judge().verdict == "backdoored":
+    for one in searches:
+        if enough(found, one):
             progress(whole, whole)
             break
-        found[one.kind] = run(one, sum((earlier.work for earlier in planned[:number]), 0.0))
-    return judge(), found
+
+        def tick(now: int, total: int, one: Search = one, before: float = before) -> None:
+            progress(round(before + one.work * now / total), whole)
+
+        found[one.kind] = _one(model, images, one, seed=seed, map=map, progress=tick)
+        before += one.work
+    return found
+
+
+def _one(
+    model: Classifier, images: Images, one: Search, *, seed: int, map: Map, progress: Progress
+) -> Inversion:
+    if one.kind == EVERY:
+        return from_all(model, images, one.config, seed=seed, map=map, progress=progress)
+    if one.kind == EACH:
+        return from_each(model, images, one.classes, one.config, seed=seed, map=map, progress=progress)
+    return invert(model, images, one.classes, one.kind, one.config, seed=seed, map=map, progress=progress)
 
 
 def plan(

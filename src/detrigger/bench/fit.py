@@ -3,7 +3,7 @@
 Each kind of trigger gives every class a weighted sum of few figures (`detrigger.evidence`,
 `detrigger.sources`); the weights are chosen, not fitted. Fitted are, per kind, mean and spread over clean
 models of the highest sum of any class, and one logistic function from the furthest of them to the probability
-of a backdoor.
+of a backdoor; another for models of which a control was asked (`detrigger.control`), from what that leaves.
 """
 
 from __future__ import annotations
@@ -17,15 +17,18 @@ from typing import Any, Literal
 import torch
 from torch.nn.functional import softplus
 
-from detrigger.detect import MARGIN, Calibration
-from detrigger.evidence import INDEX_CAP, Terms
-from detrigger.sources import EACH, EVERY, SourceTerms
+from detrigger.coefficients import Calibration, Coefficients
+from detrigger.evidence import HELD, INDEX_CAP, NaturalTerms, Terms
+from detrigger.finding import CONTROL, MARGIN
+from detrigger.sources import EACH, EVERY
 from detrigger.trigger import FAMILIES
 
 LEAST_SPREAD = 0.4
 """Spread of clean models at least: some kinds of trigger reach hardly any class of them."""
 LEAST_CLEAN = 5
 """Clean models that a kind must have reached to be judged by its own mean; else the mean is 0."""
+LIKE = 2.0
+"""Weight of the squared differences between the calibration of models with a control and that of all."""
 CAP = 8.0
 """Standing out further than this says no more to the calibration."""
 
@@ -41,6 +44,8 @@ class Case:
     weak: bool
     sums: dict[str, float]
     """Per kind of evidence, the highest weighted sum of any class; kinds that reached none are left out."""
+    classes: tuple[tuple[dict[str, float], float], ...] = ()
+    """If a control was asked: for each class, its sums, and how far it stands out in the control."""
 
 
 @dataclass(frozen=True)
@@ -50,30 +55,39 @@ class Fitted:
     clean: dict[str, tuple[float, float]]
     """Per kind, mean and spread of the highest sum of clean models."""
     calibration: Calibration
+    control: NaturalTerms
+    """Its weight is chosen, not fitted."""
 
 
-def case(card: dict[str, Any], terms: dict[str, Terms], sources: SourceTerms) -> Case:
-    """From a card of `bench zoo`, with the weights of those terms."""
+def case(card: dict[str, Any], known: Coefficients) -> Case:
+    """From a card of `bench zoo`, with the weights of those coefficients."""
     truth = card["truth"]
     evidence = [c["evidence"] for c in card["scan"]["classes"]]
-    sums: dict[str, float] = {}
-    for family in FAMILIES:
-        reached = [e for e in evidence if f"{family} surprise" in e]
-        if reached:
-            sums[family] = max(_sum(e, family, terms[family]) for e in reached)
-    for e in evidence:
-        if f"{EACH} gap" in e:
-            sums[EACH] = sources.gap * e[f"{EACH} gap"] + sources.effect * e[f"{EACH} effect"]
-        if f"{EVERY} level" in e:
-            sums[EVERY] = e[f"{EVERY} level"]
+    sums = [_sums(e, known) for e in evidence]
+    highest: dict[str, float] = {}
+    for row in sums:
+        highest |= {kind: max(value, highest.get(kind, value)) for kind, value in row.items()}
+    controlled = any(CONTROL in e for e in evidence)
     return Case(
         f"{card['scan']['model']['sha256'][:12]} {truth['id']}",
         truth["dataset"],
         truth.get("attack") or "clean",
         truth["backdoored"],
         bool(truth.get("weak")),
-        sums,
+        highest,
+        tuple((row, e[CONTROL]) for row, e in zip(sums, evidence, strict=True)) if controlled else (),
     )
+
+
+def _sums(evidence: dict[str, float], known: Coefficients) -> dict[str, float]:
+    """Weighted sum of one class by each kind of evidence that reached it."""
+    sums = {f: _sum(evidence, f, known.families[f]) for f in FAMILIES if f"{f} surprise" in evidence}
+    if f"{EACH} gap" in evidence:
+        gap, effect = evidence[f"{EACH} gap"], evidence[f"{EACH} effect"]
+        sums[EACH] = known.sources.gap * gap + known.sources.effect * effect
+    if f"{EVERY} level" in evidence:
+        sums[EVERY] = evidence[f"{EVERY} level"]
+    return sums
 
 
 def _sum(evidence: dict[str, float], family: str, terms: Terms) -> float:
@@ -82,8 +96,12 @@ def _sum(evidence: dict[str, float], family: str, terms: Terms) -> float:
     return weighted + terms.margin * evidence[MARGIN]
 
 
-def fit(cases: Sequence[Case]) -> Fitted:
-    """Moments of the clean models, then maximum likelihood on all that are not weak; deterministic."""
+def fit(cases: Sequence[Case], control: NaturalTerms) -> Fitted:
+    """Moments of the clean models, then maximum likelihood on all that are not weak; deterministic.
+
+    Those of which a control was asked are also fitted by themselves, with the weight of `control`; if clean
+    or backdoored ones are missing, it stays as it was.
+    """
     clean = {}
     for kind in (*FAMILIES, EACH, EVERY):
         sums = [c.sums[kind] for c in cases if not c.backdoored and kind in c.sums]
@@ -94,22 +112,34 @@ def fit(cases: Sequence[Case]) -> Fitted:
             else (0.0, LEAST_SPREAD)
         )
     counted = [c for c in cases if not (c.backdoored and c.weak)]
-    far = torch.tensor([furthest(c, clean) for c in counted], dtype=torch.float64).clamp(-CAP, CAP)
-    truth = torch.tensor([float(c.backdoored) for c in counted], dtype=torch.float64)
+    calibration = _calibrated([furthest(c, clean) for c in counted], counted)
+    asked = [c for c in counted if c.classes]
+    if len({c.backdoored for c in asked}) == 2:
+        odds = _calibrated([left(c, clean, control.weight)[0] for c in asked], asked, like=calibration)
+        control = NaturalTerms(control.weight, odds.intercept, odds.slope)
+    return Fitted(clean, calibration, control)
+
+
+def _calibrated(far: Sequence[float], cases: Sequence[Case], like: Calibration | None = None) -> Calibration:
+    """From how far each model's most suspect class stands out; few cases are held `like` another."""
+    reach = torch.tensor(far, dtype=torch.float64).clamp(-CAP, CAP)
+    truth = torch.tensor([float(c.backdoored) for c in cases], dtype=torch.float64)
     raw = torch.tensor([-2.0, 0.0], dtype=torch.float64, requires_grad=True)
     search = torch.optim.LBFGS([raw], max_iter=100, line_search_fn="strong_wolfe")
 
     def loss() -> torch.Tensor:
         search.zero_grad()
         slope = softplus(raw[1])
-        odds = raw[0] + slope * far
+        odds = raw[0] + slope * reach
         value = torch.nn.functional.binary_cross_entropy_with_logits(odds, truth, reduction="sum")
+        if like:
+            value = value + LIKE * ((raw[0] - like.intercept).square() + (slope - like.slope).square())
         value = value + 0.1 * slope.square()  # keeps it finite where the classes separate
         value.backward()
         return value
 
     search.step(loss)
-    return Fitted(clean, Calibration(raw[0].item(), softplus(raw[1]).item()))
+    return Calibration(raw[0].item(), softplus(raw[1]).item())
 
 
 def furthest(case: Case, clean: dict[str, tuple[float, float]]) -> float:
@@ -117,13 +147,37 @@ def furthest(case: Case, clean: dict[str, tuple[float, float]]) -> float:
     return max(((s - clean[k][0]) / clean[k][1] for k, s in case.sums.items()), default=-CAP)
 
 
+def left(case: Case, clean: dict[str, tuple[float, float]], weight: float) -> tuple[float, float]:
+    """The same, less what a control shows of each class: by families it was searched for, and by others."""
+
+    def far(*, held: bool) -> float:
+        return max(
+            (
+                (s - clean[k][0]) / clean[k][1] - (weight * natural if k in FAMILIES else 0.0)
+                for sums, natural in case.classes
+                for k, s in sums.items()
+                if (k in HELD) == held
+            ),
+            default=-CAP,
+        )
+
+    return far(held=True), far(held=False)
+
+
 def probability(case: Case, fitted: Fitted) -> float:
     """That the model is backdoored."""
-    odds = fitted.calibration.intercept + fitted.calibration.slope * furthest(case, fitted.clean)
+    plain, control = fitted.calibration, fitted.control
+    if case.classes:
+        held, other = left(case, fitted.clean, control.weight)
+        odds = max(control.intercept + control.slope * held, plain.intercept + plain.slope * other)
+    else:
+        odds = plain.intercept + plain.slope * furthest(case, fitted.clean)
     return torch.tensor(odds, dtype=torch.float64).sigmoid().item()
 
 
-def left_out(cases: Sequence[Case], *, by: Literal["dataset", "attack", "nothing"]) -> dict[str, float]:
+def left_out(
+    cases: Sequence[Case], control: NaturalTerms, *, by: Literal["dataset", "attack", "nothing"]
+) -> dict[str, float]:
     """Probability of every model, fitted without its data set, without its attack, or on all.
 
     Without its attack: clean models have none, so they are left out in as many parts as there are attacks.
@@ -139,29 +193,30 @@ def left_out(cases: Sequence[Case], *, by: Literal["dataset", "attack", "nothing
     found: dict[str, float] = {}
     for group in groups.values():
         inside = {c.id for c in group}
-        fitted = fit([c for c in cases if by == "nothing" or c.id not in inside])
+        fitted = fit([c for c in cases if by == "nothing" or c.id not in inside], control)
         found |= {c.id: probability(c, fitted) for c in group}
     return found
 
 
 def coefficients(
-    fitted: Fitted, cases: Sequence[Case], terms: dict[str, Terms], sources: SourceTerms, fitted_on: str
+    fitted: Fitted, cases: Sequence[Case], known: Coefficients, fitted_on: str
 ) -> dict[str, Any]:
     """The content of coefficients.json. What no case shows of single sources stays as it was."""
     bad = sum(c.backdoored for c in cases)
     told = {k: tuple(round(v, 3) for v in value) for k, value in fitted.clean.items()}
     families = {
-        f: dataclasses.asdict(dataclasses.replace(terms[f], clean=told[f][0], spread=told[f][1]))
+        f: dataclasses.asdict(dataclasses.replace(known.families[f], clean=told[f][0], spread=told[f][1]))
         for f in FAMILIES
     }
-    each = told[EACH] if any(EACH in c.sums for c in cases) else (sources.clean, sources.spread)
+    each = told[EACH] if any(EACH in c.sums for c in cases) else (known.sources.clean, known.sources.spread)
     (clean, spread), (every_clean, every_spread) = each, told[EVERY]
     fitted_sources = dataclasses.replace(
-        sources, clean=clean, spread=spread, every_clean=every_clean, every_spread=every_spread
+        known.sources, clean=clean, spread=spread, every_clean=every_clean, every_spread=every_spread
     )
     return {
         "fitted_on": f"{fitted_on}: {len(cases) - bad} clean and {bad} backdoored models",
         "families": families,
         "sources": dataclasses.asdict(fitted_sources),
         "calibration": {k: round(v, 3) for k, v in dataclasses.asdict(fitted.calibration).items()},
+        "control": {k: round(v, 3) for k, v in dataclasses.asdict(fitted.control).items()},
     }

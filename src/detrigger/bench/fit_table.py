@@ -10,31 +10,41 @@ from rich.table import Table
 
 from detrigger.bench.figures import area_under_curve, brier_score, detection_rate_at
 from detrigger.bench.fit import Case, case, left_out
+from detrigger.coefficients import Coefficients
 from detrigger.detect import DetectConfig
-from detrigger.evidence import Terms
-from detrigger.sources import SourceTerms
+from detrigger.evidence import NaturalTerms
 
 Grouping = Literal["dataset", "attack", "nothing"]
 GROUPINGS: tuple[Grouping, ...] = ("dataset", "attack", "nothing")
 COLUMNS = ("models", "AUC", "TPR at FPR 5 %", "detected", "false alarms", "in doubt", "Brier")
 
 
-def fit_tables(
-    cards: Sequence[dict[str, Any]], terms: dict[str, Terms], sources: SourceTerms
-) -> tuple[Table, Table]:
+def fit_tables(cards: Sequence[dict[str, Any]], known: Coefficients) -> tuple[Table, Table]:
     """Figures by what was left out while fitting; and, leaving out the data set, by what was switched off."""
-    cases = [case(card, terms, sources) for card in cards]
+    cases = [case(card, known) for card in cards]
     fitted = _table("left out")
     for by in GROUPINGS:
-        fitted.add_row(by, *_figures(cases, by))
+        fitted.add_row(by, *_figures(cases, known.control, by))
     without = _table("switched off")
     for kind in sorted({kind for c in cases for kind in c.sums}):
-        rest = [dataclasses.replace(c, sums={k: v for k, v in c.sums.items() if k != kind}) for c in cases]
-        without.add_row(kind, *_figures(rest, "dataset"))
+        rest = [_without(c, kind) for c in cases]
+        without.add_row(kind, *_figures(rest, known.control, "dataset"))
     for term in ("index", "gap", "level", "margin"):
-        changed = {f: dataclasses.replace(t, **{term: 0.0}) for f, t in terms.items()}
-        without.add_row(term, *_figures([case(card, changed, sources) for card in cards], "dataset"))
+        families = {f: dataclasses.replace(t, **{term: 0.0}) for f, t in known.families.items()}
+        changed = dataclasses.replace(known, families=families)
+        rest = [case(card, changed) for card in cards]
+        without.add_row(term, *_figures(rest, known.control, "dataset"))
+    rest = [dataclasses.replace(c, classes=()) for c in cases]
+    without.add_row("control", *_figures(rest, known.control, "dataset"))
     return fitted, without
+
+
+def _without(case: Case, kind: str) -> Case:
+    sums, *rest = (
+        {k: v for k, v in row.items() if k != kind} for row in (case.sums, *(row for row, _ in case.classes))
+    )
+    classes = tuple((row, natural) for row, (_, natural) in zip(rest, case.classes, strict=True))
+    return dataclasses.replace(case, sums=sums, classes=classes)
 
 
 def _table(first: str) -> Table:
@@ -44,9 +54,9 @@ def _table(first: str) -> Table:
     return table
 
 
-def _figures(cases: Sequence[Case], by: Grouping) -> tuple[str, ...]:
+def _figures(cases: Sequence[Case], control: NaturalTerms, by: Grouping) -> tuple[str, ...]:
     """Weak models are judged, but do not count."""
-    chance = left_out(cases, by=by)
+    chance = left_out(cases, control, by=by)
     strong = [c for c in cases if not c.weak]
     bad = [chance[c.id] for c in strong if c.backdoored]
     clean = [chance[c.id] for c in strong if not c.backdoored]

@@ -31,7 +31,7 @@ from detrigger.bench.zoo_build import build_zoo
 from detrigger.cli.console import progress, show
 from detrigger.cli.inputs import InputFlags, read_inputs
 from detrigger.cli.results import check_folder
-from detrigger.detect import fitted
+from detrigger.coefficients import fitted
 from detrigger.errors import UsageError
 from detrigger.save import write_atomically
 from detrigger.scan import ScanConfig
@@ -255,12 +255,12 @@ def fit(cards: tuple[Path, ...], /, *, out: Path) -> int:
         raise UsageError(
             f"{len(usable)} usable cards in {', '.join(map(str, cards))}; wanted clean and backdoored"
         )
-    terms, sources, _ = fitted()
-    for table in fit_tables(usable, terms, sources):
+    known = fitted()
+    for table in fit_tables(usable, known):
         show(table)
         show(Text())
-    cases = [case(card, terms, sources) for card in usable]
+    cases = [case(card, known) for card in usable]
     names = ", ".join(sorted({c.dataset for c in cases}))
-    stored = coefficients(fit_terms(cases), cases, terms, sources, f"bench zoo cards over {names}")
+    stored = coefficients(fit_terms(cases, known.control), cases, known, f"bench zoo cards over {names}")
     write_atomically(out, msgspec.json.format(msgspec.json.encode(stored), indent=2) + b"\n")
     return 0

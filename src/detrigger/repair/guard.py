@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Literal
 
 import torch
@@ -30,6 +31,9 @@ SELECTED = 0.4
 STRONGER = 3
 """Times over that images are stamped to see whether a repair holds against more than the weakest trigger."""
 
+ONE_ERROR = 1 - NormalDist().cdf(1.0)
+"""Chance that one class falls by more than one standard error."""
+
 CONFIDENCE = 0.95
 """Of every bound."""
 
@@ -39,7 +43,8 @@ class GuardConfig:
     """When a repaired model is good enough.
 
     So that few images do not refuse by chance alone, accuracy and recall may fall by one standard error of
-    the difference beyond their limits, and one image is forgiven; the bounds say how little few images prove.
+    the difference beyond their limits (by more for recall, the more classes there are: one of them falls by
+    chance), and one image is forgiven; the bounds say how little few images prove.
     Where nothing was found there may be nothing to gain, and nothing is forgiven (`Known.must_fail`).
     Raises UsageError for shares outside [0, 1].
     """
@@ -240,6 +245,12 @@ def _too_successful(success: Sequence[float], kept: Sequence[float], config: Gua
     ]
 
 
+def _errors(compared: Tensor) -> float:
+    """Standard errors by which the furthest of so many classes may fall beyond a limit with the chance with
+    which one class falls by more than one (Bonferroni)."""
+    return NormalDist().inv_cdf(1 - ONE_ERROR / max(1, int(compared.sum())))
+
+
 def _too_inaccurate(accuracy: Sequence[float], allowed: float, config: GuardConfig) -> list[str]:
     if accuracy[0] - accuracy[1] <= allowed + 1e-6:
         return []
@@ -256,7 +267,10 @@ def _forgotten(
     limit[list(known.targets)] = min(config.recall_drop, config.target_recall_drop)
     if known.must_fail:
         counts, moved = (y.cpu().bincount(minlength=len(images.names)) for y in (images.y, images.y[changed]))
-        limit = limit + moved.clamp_min(1).sqrt() / counts
+        aimed = torch.zeros(len(counts), dtype=torch.bool)
+        aimed[list(known.targets)] = True
+        errors = torch.where(aimed, _errors(aimed & (counts > 0)), _errors(~aimed & (counts > 0)))
+        limit = limit + errors * moved.clamp_min(1).sqrt() / counts
     excess = (drops - limit).nan_to_num(-1.0)
     worst = int(excess.argmax())
     if excess[worst] <= 1e-6:

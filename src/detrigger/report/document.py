@@ -14,8 +14,8 @@ import msgspec
 import torch
 
 from detrigger.clean import Cleaning
-from detrigger.detect import ClassFinding, Finding
 from detrigger.errors import DataError
+from detrigger.finding import ClassFinding, Finding
 from detrigger.identify import Match
 from detrigger.model import Classifier
 from detrigger.report import schema
