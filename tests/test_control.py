@@ -110,5 +110,10 @@ def test_passes_are_those_of_both_networks() -> None:
 
 
 def test_more_classes_are_learned_for_longer() -> None:
-    steps = [ControlConfig.of(k).steps for k in (2, 10, 40, 1000)]
+    steps = [ControlConfig.of(k, 784).steps for k in (2, 10, 40, 1000)]
     assert steps == [250, 250, 500, 2500]
+
+
+def test_of_large_images_a_step_has_fewer() -> None:
+    batches = [ControlConfig.of(10, side * side).batch for side in (28, 224, 320, 800)]
+    assert batches == [64, 64, 31, 16]

@@ -287,7 +287,7 @@ def test_a_model_in_doubt_is_held_against_a_control_and_a_sure_one_is_not(
     assert all(c.evidence["control surprise"] >= 0 for c in told.finding.classes)
     assert told.backdoors[0].target == 2 and told.finding.verdict == "backdoored"
     extra = sum(found.image_passes for found in watched.found[2 * searched :])
-    passes = ControlConfig.of(6).passes + len(truth.images) + extra
+    passes = ControlConfig.of(6, 144).passes + len(truth.images) + extra
     assert told.cost.image_passes == sure.cost.image_passes + passes
 
 

@@ -26,6 +26,10 @@ WIDTH, WIDEST = 16, 128
 """Channels of the first layer, and of any."""
 SMALLEST, LARGE = 8, 128
 """Pixels across from which layers halve the image no further, and by each of which the first steps on."""
+PIXELS = 224 * 224
+"""Of images, beyond which a step has fewer of them."""
+FEWEST = 16
+"""Images of a step at least, for the sake of BatchNorm."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +55,13 @@ class ControlConfig:
         return 2 * self.steps * self.batch
 
     @staticmethod
-    def of(classes: int) -> ControlConfig:
-        """More classes take longer to learn: the steps grow with the root of their number, from ten."""
+    def of(classes: int, pixels: int) -> ControlConfig:
+        """More classes take longer to learn: the steps grow with the root of their number, from ten. A step
+        has fewer images, if these are of more `pixels` than most."""
         plain = ControlConfig()
-        return dataclasses.replace(plain, steps=round(plain.steps * max(1.0, classes / 10) ** 0.5))
+        steps = round(plain.steps * max(1.0, classes / 10) ** 0.5)
+        batch = max(FEWEST, min(plain.batch, plain.batch * PIXELS // pixels))
+        return dataclasses.replace(plain, steps=steps, batch=batch)
 
 
 def control(

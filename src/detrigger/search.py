@@ -103,7 +103,7 @@ def search(
     finding = judge(found)
     if budget == "quick" or not _doubtful(finding):
         return Found(finding, found, passes)
-    config = ControlConfig.of(len(model.classes))
+    config = ControlConfig.of(len(model.classes), images.x[0, 0].numel())
     twin = control(model, images, config, seed=seed, progress=progress)
     passes += config.passes + len(images)
     logits = measure.logits(twin, images.x)
