@@ -8,7 +8,7 @@ from detrigger.bench import fit as fitting
 from detrigger.bench.fit import Case, Fitted, case, coefficients, fit, left, left_out, probability
 from detrigger.bench.fit_table import fit_tables
 from detrigger.coefficients import Calibration, Coefficients, fitted
-from detrigger.evidence import INDEX_CAP, NaturalTerms, Terms
+from detrigger.evidence import FURTHEST, INDEX_CAP, NaturalTerms, Terms
 from detrigger.sources import EACH, EVERY, SourceTerms
 from detrigger.trigger import FAMILIES
 
@@ -111,7 +111,7 @@ def test_what_a_control_shows_is_taken_off_what_a_family_shows_and_not_off_what_
     clean = {"patch": (1.0, 2.0), EVERY: (0.0, 1.0)}
     assert left(controlled("m", 7.0, 2.0, backdoored=True), clean, 0.5) == pytest.approx((3 - 0.5 * 2, 1))
     colour = Case("m", "a", "sig", True, False, {}, (({"colour": 5.0}, 4.0), ({"colour": 1.0}, 0.0)))
-    assert left(colour, {"colour": (0.0, 1.0)}, 0.5) == pytest.approx((-fitting.CAP, 3))
+    assert left(colour, {"colour": (0.0, 1.0)}, 0.5) == pytest.approx((-FURTHEST, 3))
     for plain, odds in ((Calibration(-9.0, 1.0), -1 + 2 * 2), (Calibration(0.0, 4.0), 4 * 1)):
         found = Fitted(clean, plain, CONTROL_TERMS)
         chance = probability(controlled("m", 7.0, 2.0, backdoored=True), found)

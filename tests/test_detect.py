@@ -19,9 +19,9 @@ from torch import Tensor
 from detrigger.coefficients import Calibration, fitted
 from detrigger.detect import PLAIN, DetectConfig, detect
 from detrigger.evidence import (
+    FURTHEST,
     INDEX_CAP,
     MARGIN_RANGE,
-    NATURAL_CAP,
     Clean,
     Natural,
     Terms,
@@ -454,10 +454,16 @@ def test_what_a_control_shows_is_told_of_every_class() -> None:
     shown, nothing = beside({6: 9.0}, {6: 9.0}), beside({6: 9.0}, {})
     far = shown.classes[6].evidence["additive surprise"]
     assert far == nothing.classes[6].evidence["additive surprise"] > 3  # what is taken off is told apart
-    assert shown.classes[6].evidence[CONTROL] == pytest.approx(min(far, NATURAL_CAP))
+    assert shown.classes[6].evidence[CONTROL] == pytest.approx(min(far, 2 * FURTHEST))
     assert nothing.classes[6].evidence[CONTROL] == 0 and len(nothing.classes) == 10
     assert f"class 'kind 6' stands out by {far:.1f} spreads of clean models; in a control" in shown.reasons[1]
     assert shown.reasons[1].endswith(f"by {far:.1f}") and nothing.reasons[1].endswith("not at all")
+
+
+def test_what_stands_out_beyond_all_that_was_calibrated_does_not_outweigh_its_control() -> None:
+    far, further = (beside({6: size}, {6: 0.2}).classes[6] for size in (1.0, 0.01))
+    assert further.evidence["additive surprise"] > far.evidence["additive surprise"] > FURTHEST
+    assert far.probability == pytest.approx(further.probability) and far.probability < 0.6
 
 
 # Sources

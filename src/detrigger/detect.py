@@ -13,7 +13,7 @@ from torch import Tensor
 
 from detrigger.coefficients import Calibration, fitted
 from detrigger.evidence import (
-    NATURAL_CAP,
+    FURTHEST,
     Clean,
     Features,
     Natural,
@@ -95,8 +95,8 @@ def detect(
     near, raw, known, held = _near(clean, targets), far, None, Calibration(0.0, 1.0)
     if natural:
         shows = _far(natural.inversions, natural.clean, shape, config)[1]
-        known = torch.stack(list(shows.values())).amax(0).clamp(0.0, NATURAL_CAP)
-        far = {family: value - fit.control.weight * known for family, value in far.items()}
+        known = torch.stack(list(shows.values())).amax(0).clamp(0.0, 2 * FURTHEST)
+        far = {k: value.clamp_max(FURTHEST) - fit.control.weight * known for k, value in far.items()}
         held = Calibration(fit.control.intercept, fit.control.slope)
     shown = max(found, key=lambda f: far[f.inversion.family].amax().item())
     sources: SourceFeatures | None = None

@@ -135,8 +135,8 @@ class NaturalTerms:
     """Per spread that is left."""
 
 
-NATURAL_CAP = 8.0
-"""A control's class that stands out further than this says no more."""
+FURTHEST = 8.0
+"""Standing out further than this says no more; in a control, further than twice this."""
 
 HELD = ("patch", "additive", "warp", "waves")
 """Families that a control is searched for. Colour filters are not: what they do by nature in the scanned

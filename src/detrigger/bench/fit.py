@@ -18,7 +18,7 @@ import torch
 from torch.nn.functional import softplus
 
 from detrigger.coefficients import Calibration, Coefficients
-from detrigger.evidence import HELD, INDEX_CAP, NaturalTerms, Terms
+from detrigger.evidence import FURTHEST, HELD, INDEX_CAP, NaturalTerms, Terms
 from detrigger.finding import CONTROL, MARGIN
 from detrigger.sources import EACH, EVERY
 from detrigger.trigger import FAMILIES
@@ -29,8 +29,6 @@ LEAST_CLEAN = 5
 """Clean models that a kind must have reached to be judged by its own mean; else the mean is 0."""
 LIKE = 2.0
 """Weight of the squared differences between the calibration of models with a control and that of all."""
-CAP = 8.0
-"""Standing out further than this says no more to the calibration."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +120,7 @@ def fit(cases: Sequence[Case], control: NaturalTerms) -> Fitted:
 
 def _calibrated(far: Sequence[float], cases: Sequence[Case], like: Calibration | None = None) -> Calibration:
     """From how far each model's most suspect class stands out; few cases are held `like` another."""
-    reach = torch.tensor(far, dtype=torch.float64).clamp(-CAP, CAP)
+    reach = torch.tensor(far, dtype=torch.float64).clamp(-FURTHEST, FURTHEST)
     truth = torch.tensor([float(c.backdoored) for c in cases], dtype=torch.float64)
     raw = torch.tensor([-2.0, 0.0], dtype=torch.float64, requires_grad=True)
     search = torch.optim.LBFGS([raw], max_iter=100, line_search_fn="strong_wolfe")
@@ -143,8 +141,8 @@ def _calibrated(far: Sequence[float], cases: Sequence[Case], like: Calibration |
 
 
 def furthest(case: Case, clean: dict[str, tuple[float, float]]) -> float:
-    """How far the most suspect class stands out by any kind; -CAP if none was reached."""
-    return max(((s - clean[k][0]) / clean[k][1] for k, s in case.sums.items()), default=-CAP)
+    """How far the most suspect class stands out by any kind; -FURTHEST if none was reached."""
+    return max(((s - clean[k][0]) / clean[k][1] for k, s in case.sums.items()), default=-FURTHEST)
 
 
 def left(case: Case, clean: dict[str, tuple[float, float]], weight: float) -> tuple[float, float]:
@@ -153,12 +151,12 @@ def left(case: Case, clean: dict[str, tuple[float, float]], weight: float) -> tu
     def far(*, held: bool) -> float:
         return max(
             (
-                (s - clean[k][0]) / clean[k][1] - (weight * natural if k in FAMILIES else 0.0)
+                min((s - clean[k][0]) / clean[k][1], FURTHEST) - (weight * natural if k in FAMILIES else 0.0)
                 for sums, natural in case.classes
                 for k, s in sums.items()
                 if (k in HELD) == held
             ),
-            default=-CAP,
+            default=-FURTHEST,
         )
 
     return far(held=True), far(held=False)
