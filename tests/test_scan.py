@@ -302,6 +302,20 @@ def test_a_control_with_the_same_class_in_it_makes_a_finding_natural(
     assert told.evidence["control surprise"] > 3 > without.evidence["control surprise"]
 
 
+def test_what_is_known_to_be_natural_saves_another_control(
+    twin: Twin, watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(searching, "DOUBTFUL", (0.0, 1.0))
+    truth = planted()
+    first = run(truth)
+    assert first.natural and twin.asked == 1
+    searched = len(watched.asked)
+    again = scan(truth.model, truth.images, CONFIG, natural=first.natural, seed=0)
+    assert twin.asked == 1 and again.natural is first.natural
+    assert len(watched.asked) - searched == searched - len(HELD)
+    assert again.finding == first.finding and again.cost.image_passes < first.cost.image_passes
+
+
 @pytest.mark.parametrize(("classes", "asked"), [(9, 1), (10, 0)])
 def test_with_few_classes_even_a_sure_finding_is_held_against_a_control(
     classes: int, asked: int, twin: Twin, monkeypatch: pytest.MonkeyPatch

@@ -137,7 +137,10 @@ def clean(
         try:
             for _ in range(RESCANS):
                 fresh = before.seed + len(state.scans)
-                again = scan(state.model, given.scanned, scan_config, seed=fresh, progress=progress)
+                natural = state.scans[-1].natural  # a repaired model is like the original on clean images
+                again = scan(
+                    state.model, given.scanned, scan_config, natural=natural, seed=fresh, progress=progress
+                )
                 state.scans.append(again)
                 state.rounds.append(number)
                 if again.finding.verdict == "backdoored":

@@ -24,7 +24,7 @@ from detrigger.repair.tuning import LONGEST
 
 WIDTH, WIDEST = 16, 128
 """Channels of the first layer, and of any."""
-SMALLEST, LARGE = 8, 128
+SMALLEST, LARGE = 8, 64
 """Pixels across from which layers halve the image no further, and by each of which the first steps on."""
 PIXELS = 224 * 224
 """Of images, beyond which a step has fewer of them."""

@@ -14,14 +14,14 @@ from detrigger import fast, measure
 from detrigger.budgets import Budget
 from detrigger.detect import PLAIN, detect
 from detrigger.errors import DataError, ModelError, UsageError
-from detrigger.evidence import clean_answers
+from detrigger.evidence import Natural, clean_answers
 from detrigger.finding import Finding
 from detrigger.heats import Map, Progress, serial, silent
 from detrigger.images import Images
 from detrigger.invert import Inversion
 from detrigger.model import Classifier, Origin
 from detrigger.neural_cleanse import NeuralCleanseConfig, neural_cleanse
-from detrigger.search import search
+from detrigger.search import plan, search
 from detrigger.sources import EACH, EVERY
 from detrigger.trigger import Trigger
 
@@ -93,6 +93,8 @@ class Scan:
     cost: Cost
     seed: int
     config: dict[str, Any]
+    natural: Natural | None = field(default=None, repr=False)
+    """What a control showed, if one was asked."""
 
 
 def scan(
@@ -101,13 +103,15 @@ def scan(
     config: ScanConfig = ScanConfig(),
     *,
     targets: tuple[int, ...] = (),
+    natural: Natural | None = None,
     seed: int = 0,
     map: Map = serial,
     progress: Progress = silent,
 ) -> Scan:
     """Look for a backdoor in `model`, given clean labelled images (a few per class).
 
-    `targets` are the classes to try as targets, all by default.
+    `targets` are the classes to try as targets, all by default; `natural` is what a control of a like model
+    showed in an earlier scan with the same images and targets, which saves asking another.
     Raises DataError for images that do not fit, UsageError for classes that do not exist, ModelError for a
     network whose outputs are not finite.
     """
@@ -132,15 +136,16 @@ def scan(
         found = search(
             model,
             images,
-            targets,
-            config.budget,
-            config.precision,
+            plan(model, images, targets, config.budget, config.precision),
             clean=clean_answers(logits, images.y),
+            held=config.budget != "quick",
+            natural=natural,
             seed=seed,
             map=map,
             progress=progress,
         )
         finding, inversions, passes = found.finding, found.inversions, found.image_passes
+        natural = found.natural
     if order := _other_order(predicted, accuracy, images, model):
         finding = dataclasses.replace(finding, reasons=(*finding.reasons, order))
     if inversions and len(targets) < len(model.classes):
@@ -166,6 +171,7 @@ def scan(
         ),
         seed=seed,
         config={**dataclasses.asdict(config), "classes": list(targets)},
+        natural=natural,
     )
 
 

@@ -69,28 +69,28 @@ class Found:
     inversions: dict[str, Inversion]
     """By kind."""
     image_passes: int
+    natural: Natural | None
+    """What a control showed, if one was asked."""
 
 
 def search(
     model: Classifier,
     images: Images,
-    targets: tuple[int, ...],
-    budget: Budget,
-    precision: fast.Precision,
+    planned: tuple[Search, ...],
     *,
     clean: Clean,
+    held: bool = True,
+    natural: Natural | None = None,
     seed: int,
     map: Map = serial,
     progress: Progress = silent,
 ) -> Found:
     """Every family, one after another, then all sources at once, then each of them if nothing was found.
 
-    Where that leaves a doubt, a control is trained and searched in the same way, but for sources; not by a
-    quick budget. `clean` is what the model makes of the clean images. The precision is measured once for
-    all, if it is `auto`. Raises ModelError as `invert` does.
+    Where that leaves a doubt, it is `held` against a control, which is trained and searched in the same way,
+    but for sources; unless it is known what is `natural`. `clean` is what the model makes of the clean
+    images. Raises ModelError as `invert` does.
     """
-    precision = fast.fastest(model, measure.batches(images.x)[0][:MEASURED], precision).precision
-    planned = plan(images, len(model.classes), targets, budget, precision)
 
     def judge(found: dict[str, Inversion], natural: Natural | None = None) -> Finding:
         return detect(found, model.classes, model.image_shape, DetectConfig(), clean=clean, natural=natural)
@@ -101,8 +101,10 @@ def search(
     found = _searched(model, images, planned, enough, seed=seed, map=map, progress=progress)
     passes = sum(i.image_passes for i in found.values())
     finding = judge(found)
-    if budget == "quick" or not _doubtful(finding):
-        return Found(finding, found, passes)
+    if not (held and _doubtful(finding)):
+        return Found(finding, found, passes, natural)
+    if natural:
+        return Found(judge(found, natural), found, passes, natural)
     config = ControlConfig.of(len(model.classes), images.x[0, 0].numel())
     twin = control(model, images, config, seed=seed, progress=progress)
     passes += config.passes + len(images)
@@ -110,11 +112,12 @@ def search(
     learned = (logits.argmax(1) == images.y).float().mean().item()
     if not learned >= LEARNED * measure.accuracy(model, images):
         reason = "no control could be trained on these images to say whether that is natural"
-        return Found(dataclasses.replace(finding, reasons=(*finding.reasons, reason)), found, passes)
+        return Found(dataclasses.replace(finding, reasons=(*finding.reasons, reason)), found, passes, None)
     families = tuple(one for one in planned if one.kind in HELD)
     shown = _searched(twin, images, families, _never, seed=-1 - seed, map=map, progress=progress)
     passes += sum(i.image_passes for i in shown.values())
-    return Found(judge(found, Natural(shown, clean_answers(logits, images.y))), found, passes)
+    natural = Natural(shown, clean_answers(logits, images.y))
+    return Found(judge(found, natural), found, passes, natural)
 
 
 def _doubtful(finding: Finding) -> bool:
@@ -166,16 +169,24 @@ def _one(
 
 
 def plan(
-    images: Images, classes: int, targets: tuple[int, ...], budget: Budget, precision: fast.Precision
+    model: Classifier,
+    images: Images,
+    targets: tuple[int, ...],
+    budget: Budget,
+    precision: fast.Precision,
 ) -> tuple[Search, ...]:
-    """In order: families, then sources, if there are enough to compare and all classes are targets."""
+    """In order: families, then sources, if there are enough to compare and all classes are targets.
+
+    The precision is measured once for all, if it is `auto`.
+    """
+    precision = fast.fastest(model, measure.batches(images.x)[0][:MEASURED], precision).precision
     enough = tuple((images.y.bincount() >= SOURCE_IMAGES).nonzero()[:, 0].tolist())
     planned = []
     for kind in BUDGETS[budget]:
         heats = stages(budget, kind, len(targets))
         if kind in FAMILIES:
             planned.append(Search(kind, targets, InvertConfig(stages=heats, precision=precision)))
-        elif len(enough) >= LEAST_CLASSES and len(targets) == classes:
+        elif len(enough) >= LEAST_CLASSES and len(targets) == len(model.classes):
             config = InvertConfig(stages=heats, precision=precision, **SOURCES[kind])
             planned.append(Search(kind, enough, config))
     return tuple(planned)
