@@ -326,6 +326,13 @@ def test_with_few_classes_even_a_sure_finding_is_held_against_a_control(
     assert result.finding.verdict == "backdoored" and twin.asked == asked
 
 
+def test_large_images_of_ten_classes_ask_no_control(twin: Twin, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(searching, "DOUBTFUL", (0.0, 1.0))
+    monkeypatch.setattr(searching, "LARGEST", 11)
+    run(planted(classes=10))
+    assert twin.asked == 0
+
+
 def test_a_quick_scan_asks_no_control(twin: Twin, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(searching, "DOUBTFUL", (0.0, 1.0))
     truth = planted()

@@ -14,6 +14,7 @@ from torch import Tensor
 from detrigger.coefficients import Calibration, fitted
 from detrigger.evidence import (
     FURTHEST,
+    LARGEST,
     Clean,
     Features,
     Natural,
@@ -86,7 +87,8 @@ def detect(
     can be compared; with two, the median lies between them and mostly the gap speaks; equal sizes have index
     0. Each kind of trigger says of each class how far it stands out against clean models; the furthest
     decides. How far a class stands out in a control, in whatever family, is `natural`, and taken off; for the
-    families that the control was searched for, what is left has a logistic function of its own.
+    families that the control was searched for, what is left has a logistic function of its own, if the images
+    are not larger than those it was fitted on.
     """
     fit = fitted()
     calibration = config.calibration or fit.calibration
@@ -97,7 +99,8 @@ def detect(
         shows = _far(natural.inversions, natural.clean, shape, config)[1]
         known = torch.stack(list(shows.values())).amax(0).clamp(0.0, 2 * FURTHEST)
         far = {k: value.clamp_max(FURTHEST) - fit.control.weight * known for k, value in far.items()}
-        held = Calibration(fit.control.intercept, fit.control.slope)
+        small = max(shape[1:]) <= LARGEST
+        held = Calibration(fit.control.intercept, fit.control.slope) if small else calibration
     shown = max(found, key=lambda f: far[f.inversion.family].amax().item())
     sources: SourceFeatures | None = None
     if EACH in inversions and clean:

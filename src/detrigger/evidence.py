@@ -135,6 +135,10 @@ class NaturalTerms:
     """Per spread that is left."""
 
 
+LARGEST = 64
+"""Pixels across, of images on which it was fitted what follows if a control shows nothing. Of larger ones it
+seldom shows what is natural, so nothing follows."""
+
 FURTHEST = 8.0
 """Standing out further than this says no more; in a control, further than twice this."""
 

@@ -12,7 +12,7 @@ from detrigger.budgets import BUDGETS, Budget, stages
 from detrigger.control import ControlConfig, control
 from detrigger.detect import DetectConfig, detect
 from detrigger.escape import from_all, from_each
-from detrigger.evidence import HELD, Clean, Natural, clean_answers
+from detrigger.evidence import HELD, LARGEST, Clean, Natural, clean_answers
 from detrigger.finding import Finding
 from detrigger.heats import InvertConfig, Map, Progress, serial, silent
 from detrigger.images import Images
@@ -101,7 +101,7 @@ def search(
     found = _searched(model, images, planned, enough, seed=seed, map=map, progress=progress)
     passes = sum(i.image_passes for i in found.values())
     finding = judge(found)
-    if not (held and _doubtful(finding)):
+    if not (held and _doubtful(finding, images)):
         return Found(finding, found, passes, natural)
     if natural:
         return Found(judge(found, natural), found, passes, natural)
@@ -120,12 +120,14 @@ def search(
     return Found(judge(found, natural), found, passes, natural)
 
 
-def _doubtful(finding: Finding) -> bool:
+def _doubtful(finding: Finding, images: Images) -> bool:
+    """Whether a control is worth asking."""
     classes = len(finding.classes)
     least, most = DOUBTFUL
-    sure = KNOWN[0] <= classes <= KNOWN[1] and finding.probability > most
+    known = KNOWN[0] <= classes <= KNOWN[1]
+    settled = known and (finding.probability > most or max(images.shape[1:]) > LARGEST)
     compared = classes > 1 and any(c.inverted for c in finding.classes)
-    return compared and finding.probability >= least and not sure
+    return compared and finding.probability >= least and not settled
 
 
 def _never(found: dict[str, Inversion], following: Search) -> bool:
