@@ -467,7 +467,7 @@ def test_what_stands_out_beyond_all_that_was_calibrated_does_not_outweigh_its_co
 
 
 def test_with_large_images_a_control_takes_off_and_adds_nothing() -> None:
-    for side, more in ((64, True), (65, False)):
+    for side, more in ((32, True), (33, False)):
         shape, clean = (3, side, side), answers([-10.0] * 10)
         plain = detect(inversions({6: 15.0}), names(10), shape, CONFIG, clean=clean)
         natural = Natural(inversions({}), clean)

@@ -135,7 +135,7 @@ class NaturalTerms:
     """Per spread that is left."""
 
 
-LARGEST = 64
+LARGEST = 32
 """Pixels across, of images on which it was fitted what follows if a control shows nothing. Of larger ones it
 seldom shows what is natural, so nothing follows."""
 
