@@ -16,6 +16,7 @@ from detrigger import clean as module
 from detrigger import portfolio
 from detrigger.clean import CleanConfig, Cleaning, clean
 from detrigger.errors import DataError, ModelError, UsageError
+from detrigger.evidence import Clean, Natural
 from detrigger.images import Images, drawn
 from detrigger.measure import accuracy, success
 from detrigger.model import Classifier
@@ -87,6 +88,24 @@ def test_the_attempt_that_was_taken_is_told_with_its_judgement(monkeypatch: pyte
     assert attempt.certificate.images == 36 and attempt.certificate.looks == 1
     assert len(attempt.judgement.success_after) == 1 and attempt.judgement.success_after[0] <= 0.05
     assert attempt.curve[0].success > attempt.curve[-1].success and attempt.seconds > 0
+
+
+def test_rescans_take_over_what_a_control_showed(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = Clean(torch.zeros(6, 6), 1.0)
+    known, shown = Natural({}, answers), Natural({}, answers)
+    given: list[Natural | None] = []
+
+    def scanned(*_: Any, natural: Natural | None, seed: int, **rest: Any) -> Scan:
+        given.append(natural)
+        finding = dataclasses.replace(found().finding, verdict="clean")
+        return dataclasses.replace(found(), finding=finding, natural=natural or shown, seed=seed)
+
+    monkeypatch.setattr(module, "scan", scanned)
+    truth = planted()
+    for first, expected in ((known, (known, known)), (None, (None, shown))):
+        given.clear()
+        clean(truth.model, truth.images, QUICK, first=dataclasses.replace(found(), natural=first))
+        assert [n is e for n, e in zip(given, expected, strict=True)] == [True, True]
 
 
 @pytest.mark.parametrize(("per_class", "first"), [(24, "refit fc"), (60, "refit-distilled fc")])

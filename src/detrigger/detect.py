@@ -18,6 +18,7 @@ from detrigger.evidence import (
     Clean,
     Features,
     Natural,
+    NaturalTerms,
     Terms,
     features,
     surprise,
@@ -94,13 +95,13 @@ def detect(
     calibration = config.calibration or fit.calibration
     found, far = _far(inversions, clean, shape, config)
     targets = found[0].inversion.targets
-    near, raw, known, held = _near(clean, targets), far, None, Calibration(0.0, 1.0)
+    near, raw, known = _near(clean, targets), far, None
+    held: Calibration | NaturalTerms = calibration
     if natural:
         shows = _far(natural.inversions, natural.clean, shape, config)[1]
         known = torch.stack(list(shows.values())).amax(0).clamp(0.0, 2 * FURTHEST)
         far = {k: value.clamp_max(FURTHEST) - fit.control.weight * known for k, value in far.items()}
-        small = max(shape[1:]) <= LARGEST
-        held = Calibration(fit.control.intercept, fit.control.slope) if small else calibration
+        held = fit.control if max(shape[1:]) <= LARGEST else calibration
     shown = max(found, key=lambda f: far[f.inversion.family].amax().item())
     sources: SourceFeatures | None = None
     if EACH in inversions and clean:
