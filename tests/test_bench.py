@@ -249,6 +249,7 @@ def row(name: str, attack: str, verdict: str, probability: float, **more: Any) -
         "targets": (),
         "target_named": None,
         "sources_named": None,
+        "controlled": False,
         "image_passes": 10,
         "seconds": 1.0,
         "cpu_seconds": 2.0,
@@ -260,7 +261,16 @@ def row(name: str, attack: str, verdict: str, probability: float, **more: Any) -
 ROWS = [
     row("1", "clean", "clean", 0.1, dataset="e"),
     row("2", "clean", "backdoored", 0.8),
-    row("3", "sig", "backdoored", 0.9, target_named=True, sources_named=False, image_passes=30),
+    row(
+        "3",
+        "sig",
+        "backdoored",
+        0.9,
+        target_named=True,
+        sources_named=False,
+        image_passes=30,
+        controlled=True,
+    ),
     row("4", "sig", "inconclusive", 0.5, peak_memory=9),
     row("7", "clean", "inconclusive", 0.4),
     row("5", "wanet", "backdoored", 0.7, target_named=False),
@@ -274,7 +284,7 @@ def test_figures_count_what_they_say() -> None:
     assert (one.models, one.backdoored, one.false_alarms, one.inconclusive) == (6, 3, 1 / 3, 1 / 3)
     assert (one.detected, one.target_named, one.sources_named) == (pytest.approx(2 / 3), 0.5, 0.0)
     assert one.area == area_under_curve([0.9, 0.5, 0.7], [0.1, 0.8, 0.4])
-    assert (one.image_passes, one.peak_memory) == (10, 9)
+    assert (one.image_passes, one.peak_memory, one.controlled) == (10, 9, 1 / 6)
     assert summary.everything.detected == 0.5
     assert summary.weak.detected == 0.0
     assert set(summary.by_attack) == {"sig", "wanet"}

@@ -274,7 +274,7 @@ ORDINARY = {
 
 def answers(margins: list[float]) -> Clean:
     """Clean images of every class are as far from each target as that; a right answer leads by 10."""
-    return Clean(torch.tensor([margins] * len(margins), dtype=torch.float64), 10.0)
+    return Clean(torch.tensor([margins] * len(margins), dtype=torch.float64), 10.0, 1.0)
 
 
 def several(**changed: dict[int, float]) -> Finding:

@@ -96,6 +96,8 @@ class Clean:
     NaN without such images."""
     scale: float
     """Median, over images given their own class, of that logit less the mean of the others; above 0."""
+    accuracy: float
+    """Share of images given their own class."""
 
     def margin(self) -> Float[Tensor, " classes"]:
         """Per target, the mean over all sources but itself."""
@@ -157,7 +159,11 @@ def clean_answers(logits: Float[Tensor, "n classes"], labels: Int[Tensor, " n"])
     own = logits.gather(1, labels[:, None])[:, 0]
     lead = own - (logits.sum(1) - own) / (classes - 1)
     right = logits.argmax(1) == labels
-    return Clean(sums / labels.bincount(minlength=classes)[:, None], lead[right].quantile(0.5).item())
+    return Clean(
+        sums / labels.bincount(minlength=classes)[:, None],
+        lead[right].quantile(0.5).item(),
+        right.double().mean().item(),
+    )
 
 
 def surprise(found: Features, margins: Float[Tensor, " k"], terms: Terms) -> Float[Tensor, " k"]:

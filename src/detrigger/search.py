@@ -110,7 +110,7 @@ def search(
     passes += config.passes + len(images)
     logits = measure.logits(twin, images.x)
     learned = (logits.argmax(1) == images.y).float().mean().item()
-    if not learned >= LEARNED * measure.accuracy(model, images):
+    if not learned >= LEARNED * clean.accuracy:
         reason = "no control could be trained on these images to say whether that is natural"
         return Found(dataclasses.replace(finding, reasons=(*finding.reasons, reason)), found, passes, None)
     families = tuple(one for one in planned if one.kind in HELD)

@@ -44,6 +44,8 @@ class Figures:
     """Share of those with the right target for which the right sources are named."""
     brier: float
     calibration_error: float
+    controlled: float
+    """Share of all of which a control was asked, which costs more than the rest."""
     image_passes: float
     """Median."""
     seconds: float
@@ -152,6 +154,7 @@ def figured(rows: Sequence[Row], *, seed: int = 0) -> Figures:
         sources_named=mean([row.sources_named for row in bad if row.sources_named is not None]),
         brier=figures.brier_score([row.probability for row in rows], [row.backdoored for row in rows]),
         calibration_error=figures.calibration_error(_reliability(rows)),
+        controlled=mean([row.controlled for row in rows]),
         image_passes=median([row.image_passes for row in rows]),
         seconds=median([row.seconds for row in rows]),
         cpu_seconds=median([row.cpu_seconds for row in rows]),

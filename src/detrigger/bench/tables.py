@@ -19,7 +19,8 @@ def tables(rows: Sequence[Row], summary: Summary) -> list[RenderableType]:
     found = summary.everything
     cost = (
         f"median per model: {number(found.image_passes)} image passes, {number(found.cpu_seconds)} s of CPU, "
-        f"{number(found.seconds)} s; peak memory {number(found.peak_memory / 2**20)} MiB"
+        f"{number(found.seconds)} s; peak memory {number(found.peak_memory / 2**20)} MiB; "
+        f"a control was asked for {percent(found.controlled)}"
     )
     return [
         _models(rows),

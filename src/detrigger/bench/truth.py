@@ -19,6 +19,7 @@ from detrigger.bench.relearn import RelearnConfig, relearned
 from detrigger.bench.sealed import Card, Sealed, opened
 from detrigger.clean import CleanConfig
 from detrigger.errors import DataError
+from detrigger.finding import CONTROL
 from detrigger.images import Images
 from detrigger.load import load_classifier
 from detrigger.model import Classifier
@@ -74,6 +75,8 @@ class Row:
     """Is one of the planted targets named? None if there is none, or the verdict is not `backdoored`."""
     sources_named: bool | None
     """Does the backdoor found at a planted target name the planted sources? None if none is found there."""
+    controlled: bool
+    """A control was asked."""
     image_passes: int
     seconds: float
     cpu_seconds: float
@@ -147,6 +150,7 @@ def joined(
         targets=targets,
         target_named=bool(set(named) & set(targets)) if targets and detected else None,
         sources_named=wanted in at_target if at_target and detected else None,
+        controlled=any(CONTROL in c.evidence for c in told.classes),
         image_passes=told.cost.image_passes,
         seconds=_number(told.cost.seconds),
         cpu_seconds=_number(told.cost.cpu_seconds),
