@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from detrigger.sources import EACH, EVERY, SourceTerms
 from detrigger.trigger import FAMILIES
 
 TERMS = dict.fromkeys(FAMILIES, Terms(index=2.0, gap=3.0, level=5.0, margin=7.0, clean=0.0, spread=1.0))
-SOURCES = SourceTerms(gap=2.0, effect=3.0, clean=0.0, spread=1.0, every_clean=0.0, every_spread=1.0)
+SOURCES = SourceTerms(clean=0.0, spread=1.0, two_clean=0.0, two_spread=1.0, every_clean=0.0, every_spread=1.0)
 CONTROL_TERMS = NaturalTerms(weight=0.5, intercept=-1.0, slope=2.0)
 KNOWN = Coefficients(TERMS, SOURCES, Calibration(-1.0, 1.0), CONTROL_TERMS)
 
@@ -28,7 +29,7 @@ CASES = [one(f"c{i}", 0.5 * i, backdoored=False, dataset="ab"[i % 2]) for i in r
 ]
 
 
-def card(*, sources: bool = True, score: float = 20.0) -> dict[str, Any]:
+def card(*, sources: bool = True, score: float = 20.0, budget: str = "standard") -> dict[str, Any]:
     def evidence(size: float, *, reached: bool) -> dict[str, float]:
         figures = {"score": score, "gap": size, "level": 2.0} | ({"surprise": 0.0} if reached else {})
         by_family = {f"{family} {name}": value for family in FAMILIES for name, value in figures.items()}
@@ -36,10 +37,11 @@ def card(*, sources: bool = True, score: float = 20.0) -> dict[str, Any]:
 
     leader = evidence(1.0, reached=True)
     if sources:
-        leader |= {f"{EACH} gap": 0.3, f"{EACH} effect": 0.4, f"{EVERY} level": 0.6}
+        leader |= {f"{EACH} ratio": 0.3, f"{EACH} below": 0.4, f"{EACH} second": 0.5, f"{EVERY} level": 0.6}
     classes = [{"index": 0, "evidence": leader}, {"index": 1, "evidence": evidence(9.0, reached=False)}]
     truth = {"id": "m", "dataset": "a", "attack": "sig", "targets": [1], "backdoored": True, "weak": True}
-    return {"scan": {"classes": classes, "model": {"sha256": "f" * 64}}, "truth": truth}
+    scan = {"classes": classes, "model": {"sha256": "f" * 64}, "config": {"budget": budget}}
+    return {"scan": scan, "truth": truth}
 
 
 def test_models_that_one_sum_separates_are_told_apart() -> None:
@@ -95,7 +97,7 @@ def test_a_card_gives_the_highest_weighted_sum_of_the_classes_that_were_reached(
     assert found.sums["patch"] == pytest.approx(
         2 * INDEX_CAP + 3 * 1.0 + 5 * 2.0 + 7 * 0.25
     )  # class 1 was not reached
-    assert found.sums[EACH] == pytest.approx(2 * 0.3 + 3 * 0.4) and found.sums[EVERY] == 0.6
+    assert found.sums[EACH] == pytest.approx(0.3 + 0.4) and found.sums[EVERY] == 0.6
     assert found.backdoored and found.weak
     assert not {EACH, EVERY} & case(card(sources=False), KNOWN).sums.keys()
 
@@ -145,9 +147,25 @@ def test_coefficients_are_what_the_verdict_reads_and_say_on_what_they_were_fitte
     families = {family: Terms(**terms) for family, terms in stored["families"].items()}
     assert families.keys() == FAMILIES.keys()
     assert (families["patch"].clean, families["patch"].index) == (1.25, 2.0)
-    assert SourceTerms(**stored["sources"]).gap == 2.0
+    assert SourceTerms(**stored["sources"]) == dataclasses.replace(SOURCES, every_spread=fitting.LEAST_SPREAD)
     assert NaturalTerms(**stored["control"]) == CONTROL_TERMS
     assert Calibration(**stored["calibration"]).slope == pytest.approx(found.calibration.slope, abs=1e-3)
+
+
+def test_a_thorough_scan_tells_of_pairs_alone() -> None:
+    pairs = case(card(budget="thorough"), KNOWN)
+    assert pairs.sums == {EACH: pytest.approx(0.7), fitting.TWO: 0.5}
+    clean = [
+        dataclasses.replace(
+            pairs, id=f"t{i}", backdoored=False, weak=False, sums={EACH: i / 2, fitting.TWO: float(i)}
+        )
+        for i in range(6)
+    ]
+    found = fit([*CASES, *clean], CONTROL_TERMS)
+    assert found.calibration == fit(CASES, CONTROL_TERMS).calibration
+    terms = SourceTerms(**coefficients(found, [*CASES, *clean], KNOWN, "")["sources"])
+    assert (terms.clean, terms.two_clean) == (1.25, 2.5)
+    assert terms.two_spread == pytest.approx(2 * terms.spread, abs=2e-3)
 
 
 def test_the_stored_terms_can_be_read() -> None:
@@ -165,6 +183,7 @@ def test_the_tables_tell_figures_by_what_was_left_out_and_by_what_was_switched_o
     assert left["nothing"] == "1.000" and set(off) == {
         *FAMILIES,
         EACH,
+        fitting.TWO,
         EVERY,
         "index",
         "gap",

@@ -31,7 +31,7 @@ from detrigger.evidence import (
 from detrigger.finding import CONTROL, Finding
 from detrigger.invert import Inversion
 from detrigger.outliers import family_wise_p_values, gaps, outlier_index
-from detrigger.sources import EACH, EVERY
+from detrigger.sources import EACH, EVERY, RATIO_CAP, SourceTerms, each_surprise, pairs
 from detrigger.trigger import FAMILIES
 from detrigger.trigger.patch import PatchTrigger
 
@@ -273,8 +273,8 @@ ORDINARY = {
 
 
 def answers(margins: list[float]) -> Clean:
-    """Clean images of every class are as far from each target as that; a right answer leads by 10."""
-    return Clean(torch.tensor([margins] * len(margins), dtype=torch.float64), 10.0, 1.0)
+    """Clean images of every class are as far from each target as that."""
+    return Clean(torch.tensor([margins] * len(margins), dtype=torch.float64), torch.ones(1, dtype=torch.bool))
 
 
 def several(**changed: dict[int, float]) -> Finding:
@@ -479,49 +479,72 @@ def test_with_large_images_a_control_takes_off_and_adds_nothing() -> None:
 
 
 def sent(
-    targets: list[int], sizes: list[float], margin: float = 5.0, success: list[float] | None = None
+    targets: list[int], sizes: list[float], success: list[float] | None = None, early: float = 60.0
 ) -> Inversion:
-    """Each class is sent to a target, with its mean margin when stamped."""
+    """Each class is sent to a target; all triggers were as large after the first heat."""
     inversion = found(sizes, success, targets=tuple(targets))
-    k = len(targets)
-    return dataclasses.replace(inversion, sources=tuple(range(k)), margin=torch.full((k,), margin))
+    first = torch.full((len(sizes),), early)
+    return dataclasses.replace(inversion, sources=tuple(range(len(targets))), early=first)
 
 
-def judged(**sources: Inversion) -> Finding:
+def judged(*, control: Inversion | None = None, **sources: Inversion) -> Finding:
     inversions = named(found(ORDINARY["patch"][:6])) | sources
-    return detect(inversions, names(6), SHAPE, CONFIG, clean=answers([-10.0] * 6))
+    clean = answers([-10.0] * 6)
+    natural = Natural({EACH: control}, clean) if control else None
+    return detect(inversions, names(6), SHAPE, CONFIG, clean=clean, natural=natural)
 
 
 AWAY = [1, 2, 3, 4, 5, 0]
+SOURCE_TERMS = SourceTerms(
+    clean=2.0, spread=1.0, two_clean=1.0, two_spread=0.5, every_clean=0.0, every_spread=1.0
+)
 EVEN = [12.0, 11, 13, 12, 14, 12]
+SMALL = [*EVEN[:4], 1.5, 12]
 
 
-def test_a_source_that_a_few_pixels_turn_into_another_class_is_found_with_it() -> None:
-    finding = judged(**{EACH: sent(AWAY, [*EVEN[:4], 0.4, 12])})
+def test_a_source_that_fewer_pixels_turn_into_another_class_than_in_a_control_is_found_with_it() -> None:
+    finding = judged(control=sent(AWAY, EVEN), **{EACH: sent(AWAY, SMALL)})
     (suspect,) = finding.suspects
     assert finding.verdict == "backdoored" and (suspect.index, suspect.best) == (5, EACH)
     assert suspect.evidence[f"{EACH} source"] == 4
-    assert suspect.evidence[f"{EACH} size"] == pytest.approx(0.4)
-    # the margin rises by 15, one and a half times as much as right answers lead, with 0.4 of 61.44 pixels
-    assert suspect.evidence[f"{EACH} effect"] == pytest.approx(math.log(1.5 * 61.44 / 0.4), rel=1e-5)
-    assert suspect.evidence[f"{EACH} gap"] == pytest.approx(math.log(11 / 0.4), rel=1e-5)
-    assert "'kind 4' to 'kind 5' (0.4)" in finding.reasons[0]
+    assert suspect.evidence[f"{EACH} size"] == 1.5
+    assert suspect.evidence[f"{EACH} ratio"] == RATIO_CAP
+    assert suspect.evidence[f"{EACH} below"] == pytest.approx(math.log(60 / 1.5), rel=1e-5)
+    assert "'kind 4' to 'kind 5' (1.5, in a control 14.0)" in finding.reasons[0]
     assert finding.family == "patch" and suspect.size == ORDINARY["patch"][5]
 
 
-def test_sources_that_need_alike_or_stay_where_they_are_change_nothing() -> None:
-    assert judged(**{EACH: sent(AWAY, EVEN)}).verdict == "clean"
-    stays = sent(AWAY, [*EVEN[:4], 0.4, 12], success=[1, 1, 1, 1, 0.4, 1])
-    assert judged(**{EACH: stays}).verdict == "clean"
-    assert judged(**{EACH: sent(AWAY, EVEN, success=[0.0] * 6)}).verdict == "clean"
+def test_sources_that_need_as_little_in_a_control_or_stay_where_they_are_change_nothing() -> None:
+    assert judged(control=sent(AWAY, SMALL), **{EACH: sent(AWAY, SMALL)}).verdict == "clean"
+    assert judged(control=sent(AWAY, EVEN), **{EACH: sent(AWAY, EVEN)}).verdict == "clean"
+    stays = sent(AWAY, SMALL, success=[1, 1, 1, 1, 0.3, 1])
+    assert judged(control=sent(AWAY, EVEN), **{EACH: stays}).verdict == "clean"
+    none = sent(AWAY, SMALL, success=[0.0] * 6)
+    assert judged(control=sent(AWAY, EVEN), **{EACH: none}).verdict == "clean"
 
 
-def test_sources_of_the_leading_target_are_no_rivals() -> None:
-    gap = [
-        judged(**{EACH: sent(targets, [0.4, 0.5, *EVEN[2:]])}).classes[1].evidence[f"{EACH} gap"]
-        for targets in ([1, 1, 3, 4, 5, 0], [1, 2, 3, 4, 5, 0])
-    ]
-    assert gap == pytest.approx([math.log(12 / 0.4), math.log(0.5 / 0.4)], rel=1e-5)
+def test_pairs_count_only_beside_those_of_a_control() -> None:
+    assert judged(**{EACH: sent(AWAY, SMALL)}).verdict == "clean"
+    others = dataclasses.replace(sent(AWAY[:4], EVEN[:4]), sources=(0, 1, 2, 3))
+    assert judged(control=others, **{EACH: sent(AWAY, SMALL)}).verdict == "clean"
+
+
+def test_sources_that_stand_out_half_as_far_for_the_same_target_are_named_too() -> None:
+    targets = [1, 2, 3, 5, 5, 5]
+    shown = sent(targets, [12.0] * 6)
+    told = pairs(sent(targets, [12, 12, 12, 4, 3, 11]), shown)
+    assert told.leading(5, SOURCE_TERMS) == (4, 3)
+    assert told.leading(2, SOURCE_TERMS) == (1,) and told.of(4) == ()
+    second = (math.log(12 / 4) + math.log(60 / 4) - 1) / 0.5  # further than the first, in its own spreads
+    far = [second, math.log(60 / 12) - 2, -math.inf]
+    assert each_surprise(told, (5, 3, 0), SOURCE_TERMS).tolist() == pytest.approx(far, rel=1e-5)
+
+
+def test_a_pair_that_left_the_race_counts_for_nothing() -> None:
+    race = dataclasses.replace(sent(AWAY, SMALL), heats=torch.tensor([2, 2, 2, 2, 1, 2]))
+    told = pairs(race, sent(AWAY, EVEN))
+    assert told.ratio.isfinite().tolist() == [True, True, True, True, False, True]
+    assert told.below[0] == pytest.approx(math.log(60 / 12), rel=1e-5)
 
 
 def test_one_small_trigger_that_moves_every_class_means_all_to_all() -> None:
@@ -558,9 +581,9 @@ def test_clean_margins_are_those_of_a_plain_reckoning() -> None:
     margins = clean.near()
     assert margins.numpy() == pytest.approx(reference_margins(logits.numpy(), labels.numpy()), rel=1e-5)
     assert int(margins.argmax()) == 2
-    right = [row for row, label in zip(logits, labels, strict=True) if row.argmax() == label]
-    leads = [(row.max() - row.sort().values[:-1].mean()).item() for row in right]
-    assert clean.scale == pytest.approx(np.median(leads), rel=1e-5)
+    assert clean.right.tolist() == [
+        row.argmax() == label for row, label in zip(logits.numpy(), labels.tolist(), strict=True)
+    ]
     rivals = [np.delete(row, 2).max() for row in logits[labels == 4].numpy()]
     assert clean.margins[4, 2] == pytest.approx((logits[labels == 4, 2].numpy() - rivals).mean(), rel=1e-5)
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 
 import torch
 from planted import planted, rotating
 from torch import Tensor
 
-from detrigger.escape import from_all, from_each
-from detrigger.heats import InvertConfig, Stage
+from detrigger.escape import from_all, from_pairs
+from detrigger.heats import Goal, InvertConfig, Stage
 from detrigger.images import Images
 from detrigger.model import Classifier
 from detrigger.trigger import Trigger
@@ -34,7 +35,7 @@ def test_one_trigger_is_found_that_sends_every_class_to_another() -> None:
     assert from_all(clean.model, clean.images, CONFIG, seed=0).size[0] > 3 * found.size[0]
 
 
-def test_the_smallest_way_out_of_a_class_is_found_with_the_class_it_leads_to() -> None:
+def test_a_pair_that_a_planted_neuron_joins_needs_less_than_others() -> None:
     truth = planted()
     net = copy.deepcopy(truth.model.net)
     with torch.no_grad():  # the planted neuron now wants to see both the trigger and class 4
@@ -43,8 +44,9 @@ def test_the_smallest_way_out_of_a_class_is_found_with_the_class_it_leads_to() -
         conv.get_parameter("bias")[6] -= 0.9
         net.get_parameter("fc.weight")[2, 6] *= 1.5
     model = Classifier(net, truth.model.classes, (1, 12, 12))
-    found = from_each(model, truth.images, (1, 4), CONFIG, seed=0)
-    assert found.sources == (1, 4) and found.targets[1] == 2
-    assert found.size[1] < 0.7 * found.size[0] and found.success[1] > 0.7
-    assert (sent(model, truth.images, found.trigger[1], 4) == 2).float().mean() > 0.7
-    assert found.margin is not None and found.margin[1] > 0
+    pairs = tuple(Goal(t, s) for s in (1, 4) for t in (0, 2, 3))
+    found = from_pairs(model, truth.images, pairs, dataclasses.replace(CONFIG, kept=0.5), seed=0)
+    assert found.sources == (1, 1, 1, 4, 4, 4) and found.targets == (0, 2, 3, 0, 2, 3)
+    assert int(found.size.argmin()) == 4 and found.success[4] > 0.7
+    assert found.size[4] < 0.7 * found.size[[0, 1, 2, 3, 5]].amin()
+    assert (sent(model, truth.images, found.trigger[4], 4) == 2).float().mean() > 0.7

@@ -17,9 +17,9 @@ from detrigger import search as searching
 from detrigger.budgets import BUDGETS, Budget
 from detrigger.control import ControlConfig, network
 from detrigger.errors import DataError, ModelError, UsageError
-from detrigger.escape import from_all, from_each
+from detrigger.escape import from_all, from_pairs
 from detrigger.evidence import HELD
-from detrigger.heats import InvertConfig, Stage
+from detrigger.heats import Goal, InvertConfig, Stage
 from detrigger.images import Images
 from detrigger.invert import Inversion, invert
 from detrigger.measure import accuracy, success
@@ -163,18 +163,19 @@ def asked_for_sources(
     asked = set()
 
     def each(
-        model: Classifier, images: Images, sources: tuple[int, ...], *rest: Any, **named: Any
+        model: Classifier, images: Images, goals: tuple[Goal, ...], config: InvertConfig, **named: Any
     ) -> Inversion:
         asked.add(EACH)
-        assert sources == tuple(range(classes))
-        return from_each(model, images, sources, InvertConfig(stages=(Stage(1, 2),)), seed=0)
+        assert config.kept == 0.5 and len(set(goals)) == len(goals)
+        assert all(g.source != g.target for g in goals)
+        return from_pairs(model, images, goals, InvertConfig(stages=(Stage(1, 2),)), seed=0)
 
     def every(model: Classifier, images: Images, *_: Any, **__: Any) -> Inversion:
         asked.add(EVERY)
         return from_all(model, images, InvertConfig(stages=(Stage(1, 2),)), seed=0)
 
     monkeypatch.setattr(searching, "invert", Watched(sizes))
-    monkeypatch.setattr(searching, "from_each", each)
+    monkeypatch.setattr(searching, "from_pairs", each)
     monkeypatch.setattr(searching, "from_all", every)
     truth = planted(classes=classes, per_class=5)
     scan(truth.model, truth.images, ScanConfig(budget=budget, precision="fp32"), targets=targets)

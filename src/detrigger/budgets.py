@@ -33,13 +33,14 @@ BUDGETS: dict[Budget, Plan] = {
         "colour": (Stage(40, 16), Stage(40, 16, 0.5)),
         "waves": (Stage(100, 16), Stage(80, 16, 0.5)),
         EVERY: (Stage(150, 64),),
-        EACH: (Stage(80, 16), Stage(80, 16, 0.5)),
+        EACH: (Stage(40, 10), Stage(60, 14, 0.2)),
     },
 }
-"""What the search may spend with ten classes; a class costs steps × images image passes in every heat."""
+"""What the search may spend with ten classes; a class costs steps × images image passes in every heat, and so
+does each pair of source and target in `EACH`."""
 
 CLASSES = 10
-"""Classes, as targets or sources, for which `BUDGETS` holds."""
+"""Classes for which `BUDGETS` holds."""
 FIRST, LATER = -0.23, -0.4
 """With more classes, work per class in the first heat and the share that goes on fall with these powers of
 their number, so that all work grows at most like K to the power 0.7."""
@@ -51,6 +52,8 @@ def stages(budget: Budget, kind: str, classes: int) -> tuple[Stage, ...]:
     """Heats for a family, or for sources, in a search over so many classes; none if the budget has none."""
     base = BUDGETS[budget].get(kind, ())
     ratio = max(1.0, classes / CLASSES)
+    if kind == EACH:  # all pairs of them
+        ratio *= max(1.0, (classes - 1) / (CLASSES - 1))
     if not base or ratio == 1 or kind == EVERY:  # which is one search, however many classes there are
         return base
     first = base[0]

@@ -7,25 +7,30 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-ELSEWHERE, APART = -1, -2
-"""In place of a target: any class but the own, and that not the same for images of all classes."""
+APART, KEPT = -1, -2
+"""In place of a target: any class but the own, and that not the same for images of all classes; and the own
+class, which is to be kept."""
+
+KEEPING = 2.0
+"""Weight of images that are to keep their class."""
 
 
 def losses(
     logits: Float[Tensor, "n classes"], own: Int[Tensor, " n"], targets: Int[Tensor, " n"]
 ) -> Float[Tensor, " n"]:
-    """Cross-entropy to the target; where there is none (`ELSEWHERE`), -log of the chance of any other class
-    than the own; and where these others shall not be the same for all images (`APART`), less the entropy of
-    the mean prediction of the images in this batch.
+    """Cross-entropy to the target; where there is none (`APART`), -log of the chance of any other class than
+    the own, less the entropy of the mean prediction of these images. For images that are to keep their class
+    (`KEPT`), one less its chance, times `KEEPING`: bounded, so that a few that cannot keep it do not decide.
     """
-    aimed = cross_entropy(logits, targets.clamp_min(0), reduction="none")
-    if bool((targets >= 0).all()):
-        return aimed
-    away = logits.logsumexp(1) - logits.scatter(1, own[:, None], -torch.inf).logsumexp(1)
-    if bool((targets == APART).any()):
-        mean = logits[targets == APART].softmax(1).mean(0)
-        away = away + torch.where(targets == APART, torch.xlogy(mean, mean).sum(), 0.0)
-    return torch.where(targets < 0, away, aimed)
+    result = cross_entropy(logits, targets.clamp_min(0), reduction="none")
+    if bool((apart := targets == APART).any()):
+        away = logits.logsumexp(1) - logits.scatter(1, own[:, None], -torch.inf).logsumexp(1)
+        mean = logits[apart].softmax(1).mean(0)
+        result = torch.where(apart, away + torch.xlogy(mean, mean).sum(), result)
+    if bool((kept := targets == KEPT).any()):
+        stays = logits.softmax(1).gather(1, own[:, None])[:, 0]
+        result = torch.where(kept, KEEPING * (1 - stays), result)
+    return result
 
 
 BETAS = (0.5, 0.9)

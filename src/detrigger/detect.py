@@ -14,6 +14,7 @@ from torch import Tensor
 from detrigger.coefficients import Calibration, fitted
 from detrigger.evidence import (
     FURTHEST,
+    HELD,
     LARGEST,
     Clean,
     Features,
@@ -29,14 +30,14 @@ from detrigger.outliers import family_wise_p_values
 from detrigger.sources import (
     EACH,
     EVERY,
-    SourceFeatures,
+    Pairs,
     each_reason,
     each_surprise,
     every_level,
     every_reason,
     every_surprise,
     every_targets,
-    source_features,
+    pairs,
 )
 from detrigger.trigger import FAMILIES
 
@@ -84,12 +85,12 @@ def detect(
     """Verdict on the sizes of the triggers synthesised for k classes, in one or more families.
 
     `inversions` are named by their family, or `EACH` and `EVERY` for those of sources; `clean` is what the
-    model makes of clean images, without which neither its margins nor `EACH` count. With one class nothing
+    model makes of clean images, without which its margins do not count. With one class nothing
     can be compared; with two, the median lies between them and mostly the gap speaks; equal sizes have index
     0. Each kind of trigger says of each class how far it stands out against clean models; the furthest
     decides. How far a class stands out in a control, in whatever family, is `natural`, and taken off; for the
     families that the control was searched for, what is left has a logistic function of its own, if the images
-    are not larger than those it was fitted on.
+    are not larger than those it was fitted on. `EACH` counts only beside that of a control.
     """
     fit = fitted()
     calibration = config.calibration or fit.calibration
@@ -97,20 +98,19 @@ def detect(
     targets = found[0].inversion.targets
     near, raw, known = _near(clean, targets), far, None
     held: Calibration | NaturalTerms = calibration
-    if natural:
-        shows = _far(natural.inversions, natural.clean, shape, config)[1]
+    if natural and (shows := _far(natural.inversions, natural.clean, shape, config)[1]):
         known = torch.stack(list(shows.values())).amax(0).clamp(0.0, 2 * FURTHEST)
         far = {k: value.clamp_max(FURTHEST) - fit.control.weight * known for k, value in far.items()}
         held = fit.control if max(shape[1:]) <= LARGEST else calibration
     shown = max(found, key=lambda f: far[f.inversion.family].amax().item())
-    sources: SourceFeatures | None = None
-    if EACH in inversions and clean:
-        sources = source_features(inversions[EACH], shape, clean)
-        far[EACH] = each_surprise(sources, inversions[EACH], targets, fit.sources)
+    sources: Pairs | None = None
+    if natural and EACH in inversions and EACH in natural.inversions:
+        sources = pairs(inversions[EACH], natural.inversions[EACH])
+        far[EACH] = each_surprise(sources, targets, fit.sources)
     if EVERY in inversions:
         far[EVERY] = every_surprise(inversions[EVERY], shape, targets, fit.sources)
     kinds = tuple(far)
-    odds = {k: held if natural and k in natural.inversions else calibration for k in kinds}
+    odds = {k: held if known is not None and k in HELD else calibration for k in kinds}
     chance = torch.stack([(odds[k].intercept + odds[k].slope * far[k]).sigmoid() for k in kinds])
     chances = [dict(zip(kinds, column, strict=True)) for column in chance.T.tolist()]
     best = chance.argmax(0)
@@ -155,7 +155,7 @@ def _far(
         for kind, inversion in inversions.items()
         if kind in FAMILIES
     ]
-    near = _near(clean, found[0].inversion.targets)
+    near = _near(clean, found[0].inversion.targets) if found else torch.empty(0)
     terms = fitted().families
     return found, {
         f.inversion.family: surprise(f, near, config.terms or terms[f.inversion.family]) for f in found
@@ -187,18 +187,20 @@ def _family_evidence(
 
 def _source_evidence(
     inversions: Mapping[str, Inversion],
-    sources: SourceFeatures | None,
+    sources: Pairs | None,
     shape: tuple[int, int, int],
     target: int,
     chance: Mapping[str, float],
 ) -> dict[str, float]:
     evidence: dict[str, float] = {}
-    if sources and target == sources.target(inversions[EACH]):
+    if sources and (order := sources.of(target)):
+        first = order[0]
         evidence |= {
-            f"{EACH} source": float(inversions[EACH].sources[sources.leading[0]]),
-            f"{EACH} size": inversions[EACH].size[sources.leading[0]].item(),
-            f"{EACH} gap": sources.gap,
-            f"{EACH} effect": sources.effect,
+            f"{EACH} source": float(inversions[EACH].sources[first]),
+            f"{EACH} size": inversions[EACH].size[first].item(),
+            f"{EACH} ratio": sources.ratio[first].item(),
+            f"{EACH} below": sources.below[first].item(),
+            **({f"{EACH} second": sources.sum[order[1]].item()} if len(order) > 1 else {}),
             f"{EACH} probability": chance[EACH],
         }
     if EVERY in inversions and target in every_targets(inversions[EVERY]):
@@ -217,7 +219,7 @@ def _judge(
     probability: float,
     shown: Features,
     inversions: Mapping[str, Inversion],
-    sources: SourceFeatures | None,
+    sources: Pairs | None,
     names: tuple[str, ...],
     config: DetectConfig,
 ) -> Finding:
@@ -236,7 +238,8 @@ def _judge(
         reasons.append("with two classes only the gap between their sizes can be judged")
     top = max(classes, key=lambda c: c.probability)
     if sources and top.best == EACH:
-        reasons.insert(0, each_reason(sources, inversions[EACH], names))
+        leading = sources.leading(top.index, fitted().sources)
+        reasons.insert(0, each_reason(sources, leading, names))
     if top.best == EVERY:
         reasons.insert(0, every_reason(inversions[EVERY], names))
     verdict: Verdict = (

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from detrigger.invert import Inversion
+from detrigger.model import Classifier
 from detrigger.outliers import gaps, outlier_index
 from detrigger.trigger import FAMILIES
 
@@ -94,10 +95,8 @@ class Clean:
     margins: Float[Tensor, "classes classes"]
     """[source, target]: mean, over images of the source, of the target's logit less the highest other one;
     NaN without such images."""
-    scale: float
-    """Median, over images given their own class, of that logit less the mean of the others; above 0."""
-    accuracy: float
-    """Share of images given their own class."""
+    right: Bool[Tensor, " n"]
+    """Which images are given their own class."""
 
     def margin(self) -> Float[Tensor, " classes"]:
         """Per target, the mean over all sources but itself."""
@@ -121,8 +120,10 @@ class Natural:
     """What a control shows (`detrigger.control`), which is natural for these images."""
 
     inversions: Mapping[str, Inversion]
-    """By family; of the same targets as those of the scanned model."""
+    """By kind; of the same targets as those of the scanned model, or of some of its pairs."""
     clean: Clean
+    network: Classifier | None = field(default=None, repr=False)
+    """The control, with which later scans can be compared."""
 
 
 @dataclass(frozen=True)
@@ -150,20 +151,13 @@ network, they seldom do in its control, so that nothing follows if they do not."
 
 
 def clean_answers(logits: Float[Tensor, "n classes"], labels: Int[Tensor, " n"]) -> Clean:
-    """From the logits of clean images and their labels, which are given right at least once."""
+    """From the logits of clean images and their labels."""
     logits, labels = logits.double().cpu(), labels.cpu()
     classes = logits.shape[1]
     first, second = logits.topk(2, dim=1).values.T
     rival = torch.where(logits == first[:, None], second[:, None], first[:, None])
     sums = torch.zeros(classes, classes, dtype=torch.float64).index_add_(0, labels, logits - rival)
-    own = logits.gather(1, labels[:, None])[:, 0]
-    lead = own - (logits.sum(1) - own) / (classes - 1)
-    right = logits.argmax(1) == labels
-    return Clean(
-        sums / labels.bincount(minlength=classes)[:, None],
-        lead[right].quantile(0.5).item(),
-        right.double().mean().item(),
-    )
+    return Clean(sums / labels.bincount(minlength=classes)[:, None], logits.argmax(1) == labels)
 
 
 def surprise(found: Features, margins: Float[Tensor, " k"], terms: Terms) -> Float[Tensor, " k"]:

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from detrigger import fast, schedule
-from detrigger.descent import APART, ELSEWHERE, adam, losses
+from detrigger.descent import APART, KEPT, adam, losses
 from detrigger.errors import ModelError
 from detrigger.images import Images
 from detrigger.model import Classifier
@@ -31,17 +31,14 @@ class Goal:
     """What one trigger is to achieve."""
 
     target: int | None
-    """Class that stamped images shall be given; None: any but their own, and, if images of all classes are
-    to be sent elsewhere, not all to the same."""
+    """Class that stamped images shall be given; None: any but their own, and not all the same."""
     source: int | None = None
     """Class whose images are to be sent there; None: all others."""
 
     @property
     def code(self) -> int:
         """The target, or what `losses` takes for want of one."""
-        if self.target is not None:
-            return self.target
-        return APART if self.source is None else ELSEWHERE
+        return APART if self.target is None else self.target
 
     def victims(self, labels: Int[Tensor, " n"]) -> Int[Tensor, " m"]:
         """Positions of the images it is about."""
@@ -52,6 +49,11 @@ class Goal:
                 torch.ones_like(labels, dtype=torch.bool) if self.target is None else labels != self.target
             )
         return wanted.cpu().nonzero()[:, 0]
+
+    def bystanders(self, labels: Int[Tensor, " n"]) -> Int[Tensor, " m"]:
+        """Positions of the images of other classes than the source's."""
+        assert self.source is not None
+        return labels.ne(self.source).cpu().nonzero()[:, 0]
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,9 @@ class InvertConfig:
     """Share of the images kept to measure success, never searched on; 0 to 1."""
     measured: int = 64
     """Held-out images at most, per class of the last heat; a quarter of it for the others."""
+    kept: float = 0.0
+    """Of the images of a step, the share that are of other classes than the source, and are to keep theirs:
+    such a trigger works on its source alone. Only if all goals have a source; 0 to below 1."""
     batch: int = 320
     """Images per forward and backward pass at most, which classes share; fewer if they are large."""
     precision: fast.Precision = "auto"
@@ -182,15 +187,19 @@ class Heat:
         parameters = {name: rows[f"now:{name}"].to(x.device).requires_grad_() for name in names}
         best = {name: rows[f"best:{name}"] for name in names}
         others = [goal.victims(self.images.y) for goal in goals]
-        targets = torch.tensor([goal.code for goal in goals], device=x.device).repeat_interleave(n)
+        moved = n - round(self.config.kept * n)
+        groups = [(others, moved)]
+        codes = torch.tensor([goal.code for goal in goals], device=x.device)[:, None].repeat(1, n)
+        if moved < n:
+            groups.append(([goal.bystanders(self.images.y) for goal in goals], n - moved))
+            codes[:, moved:] = KEPT
+        targets = codes.flatten()
         state = schedule.from_rows(rows)
         moments = {name: (torch.zeros_like(p), torch.zeros_like(p)) for name, p in parameters.items()}
         stopped = torch.zeros(k, dtype=torch.bool)
         passes = 0
         for step in range(1, self.stage.steps + 1):
-            drawn = torch.stack(
-                [o[torch.randint(len(o), (n,), generator=g)] for o, g in zip(others, generators, strict=True)]
-            ).to(x.device)
+            drawn = torch.cat([_drawn(part, count, generators) for part, count in groups], 1).to(x.device)
             trigger = family.build(parameters, self.images.shape)
             size = trigger.size()
             stamped = trigger(x[drawn]).flatten(0, 1)
@@ -201,7 +210,7 @@ class Heat:
             state, better = schedule.press(
                 state,
                 size.detach().cpu(),
-                hit.float().reshape(k, n).mean(1).cpu(),
+                hit.float().reshape(k, n)[:, :moved].mean(1).cpu(),
                 wanted=self.config.success,
                 rate=self.config.weight_rate,
                 memory=self.config.memory,
@@ -254,6 +263,14 @@ class Heat:
             outputs, parameters, (torch.cat(slopes), None), materialize_grads=True
         )
         return gradients, torch.cat(hits)
+
+
+def _drawn(
+    positions: list[Int[Tensor, " _m"]], count: int, generators: list[torch.Generator]
+) -> Int[Tensor, "k count"]:
+    """For each goal, some of its positions, at random."""
+    pairs = zip(positions, generators, strict=True)
+    return torch.stack([p[torch.randint(len(p), (count,), generator=g)] for p, g in pairs])
 
 
 def check_numbers(*values: Tensor) -> None:

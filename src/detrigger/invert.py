@@ -57,8 +57,6 @@ class Inversion:
     """One per target, if triggers were to work on one class of images only; empty: on all."""
     early: Float[Tensor, " k"] | None = None
     """The size after the first heat, which all ran, infinite where no trigger held yet; None: the size."""
-    margin: Float[Tensor, " k"] | None = None
-    """Mean, over the same images, of the target's logit less the highest other one; None: not measured."""
 
 
 @dataclass(frozen=True)
@@ -109,22 +107,26 @@ def invert(
     """
     goals = tuple(Goal(target) for target in targets)
     done = race(model, images, goals, family, config, seed=seed, map=map, progress=progress)
+    return inverted(model, done, targets)
+
+
+def inverted(
+    model: Classifier, done: Race, targets: tuple[int, ...], sources: tuple[int, ...] = ()
+) -> Inversion:
+    """What came of a race for these targets, measured on held-out images."""
     answers = done.answers(model)
-    margins = [
-        measure.margins(a, torch.full_like(a[:, 0], t).long()) for a, t in zip(answers, targets, strict=True)
-    ]
+    success = [(a.argmax(1) == t).float().mean() for a, t in zip(answers, targets, strict=True)]
     return Inversion(
-        family,
+        done.family,
         targets,
         done.trigger,
         done.trigger.size(),
-        torch.stack([(m > 0).float().mean() for m in margins]).cpu(),
+        torch.stack(success).cpu(),
         done.heats,
         done.image_passes + sum(len(a) for a in answers),
         done.precision,
-        (),
+        sources,
         done.early,
-        torch.stack([m.mean() for m in margins]).cpu(),
     )
 
 

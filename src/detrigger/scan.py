@@ -12,6 +12,7 @@ from torch import Tensor
 
 from detrigger import fast, measure
 from detrigger.budgets import Budget
+from detrigger.coefficients import fitted
 from detrigger.detect import PLAIN, detect
 from detrigger.errors import DataError, ModelError, UsageError
 from detrigger.evidence import Natural, clean_answers
@@ -22,7 +23,7 @@ from detrigger.invert import Inversion
 from detrigger.model import Classifier, Origin
 from detrigger.neural_cleanse import NeuralCleanseConfig, neural_cleanse
 from detrigger.search import plan, search
-from detrigger.sources import EACH, EVERY
+from detrigger.sources import EACH, EVERY, pairs
 from detrigger.trigger import Trigger
 
 BETTER_ORDER = 0.1
@@ -152,7 +153,7 @@ def scan(
         finding = _partial(finding, len(targets), len(model.classes))
     return Scan(
         finding=finding,
-        backdoors=_backdoors(finding, inversions, model, images),
+        backdoors=_backdoors(finding, inversions, model, images, natural),
         family=finding.family,
         origin=model.origin,
         classes=model.classes,
@@ -234,7 +235,11 @@ def _partial(finding: Finding, scanned: int, classes: int) -> Finding:
 
 
 def _backdoors(
-    finding: Finding, inversions: dict[str, Inversion], model: Classifier, images: Images
+    finding: Finding,
+    inversions: dict[str, Inversion],
+    model: Classifier,
+    images: Images,
+    natural: Natural | None,
 ) -> tuple[Backdoor, ...]:
     if finding.verdict == "clean":
         return ()
@@ -243,9 +248,13 @@ def _backdoors(
         inversion = inversions[suspect.best]
         i = inversion.targets.index(suspect.index)
         sources: Literal["all"] | tuple[int, ...] = "all"
-        if suspect.best in (EACH, EVERY):
-            i = inversion.sources.index(int(suspect.evidence[f"{suspect.best} source"]))
+        if suspect.best == EVERY:
+            i = inversion.sources.index(int(suspect.evidence[f"{EVERY} source"]))
             sources = _sources(model, images, inversion.trigger[i], suspect.index)
+        if suspect.best == EACH and natural:
+            told = pairs(inversion, natural.inversions[EACH])
+            leading = told.leading(suspect.index, fitted().sources)
+            i, sources = leading[0], tuple(sorted(inversion.sources[j] for j in leading))
         found.append(
             Backdoor(
                 target=suspect.index,

@@ -7,19 +7,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from jaxtyping import Bool
+from torch import Tensor
+
 from detrigger import fast, measure
 from detrigger.budgets import BUDGETS, Budget, stages
 from detrigger.control import ControlConfig, control
 from detrigger.detect import DetectConfig, detect
-from detrigger.escape import from_all, from_each
+from detrigger.escape import from_all, from_pairs
 from detrigger.evidence import HELD, LARGEST, Clean, Natural, clean_answers
 from detrigger.finding import Finding
-from detrigger.heats import InvertConfig, Map, Progress, serial, silent
+from detrigger.heats import Goal, InvertConfig, Map, Progress, Stage, serial, silent
 from detrigger.images import Images
 from detrigger.invert import Inversion, invert
 from detrigger.model import Classifier
 from detrigger.sources import EACH, EVERY
-from detrigger.trigger import FAMILIES
 
 LEAST_CLASSES = 4
 """Classes from which sources are searched: with fewer there is nothing to compare."""
@@ -27,9 +29,16 @@ LEAST_CLASSES = 4
 SOURCE_IMAGES = 5
 """Images that a class needs to be searched as a source: of fewer, hardly any can be held out."""
 
-SOURCES: dict[str, dict[str, Any]] = {EACH: {"measured": 24}, EVERY: {"measured": 128, "success": 0.9}}
-"""Where searches of sources are not as `InvertConfig` has it: one trigger for all of them need not move each
-image, and is measured on images of all."""
+PAIRS = 400
+"""Pairs of source and target up to which they are searched: 20 classes. The work grows with their number, and
+what is known of clean models is known of 90."""
+
+SOURCES: dict[str, dict[str, Any]] = {
+    EACH: {"measured": 32, "success": 0.9, "kept": 0.5},
+    EVERY: {"measured": 128, "success": 0.9},
+}
+"""Where searches of sources are not as `InvertConfig` has it: these triggers need not move each image; one
+for all sources is measured on images of all, and one for a single source leaves others alone."""
 
 MEASURED = 64
 """Images on which the speed of each precision is measured."""
@@ -50,15 +59,13 @@ class Search:
 
     kind: str
     """A family, or a kind of evidence from sources."""
-    classes: tuple[int, ...]
-    """Targets, or sources."""
+    goals: tuple[Goal, ...]
     config: InvertConfig
 
     @property
     def work(self) -> float:
         """Image passes, roughly."""
-        goals = 1 if self.kind == EVERY else len(self.classes)
-        return goals * sum(s.steps * s.images * s.share for s in self.config.stages)
+        return len(self.goals) * sum(s.steps * s.images * s.share for s in self.config.stages)
 
 
 @dataclass(frozen=True)
@@ -87,9 +94,9 @@ def search(
 ) -> Found:
     """Every family, one after another, then all sources at once, then each of them if nothing was found.
 
-    Where that leaves a doubt, it is `held` against a control, which is trained and searched in the same way,
-    but for sources; unless it is known what is `natural`. `clean` is what the model makes of the clean
-    images. Raises ModelError as `invert` does.
+    Where that leaves a doubt, it is `held` against a control, which is trained and searched in the same way;
+    unless it is known what is `natural`. Pairs of source and target always are. `clean` is what the model
+    makes of the clean images. Raises ModelError as `invert` does.
     """
 
     def judge(found: dict[str, Inversion], natural: Natural | None = None) -> Finding:
@@ -98,26 +105,44 @@ def search(
     def enough(found: dict[str, Inversion], following: Search) -> bool:
         return following.kind == EACH and judge(found).verdict == "backdoored"
 
-    found = _searched(model, images, planned, enough, seed=seed, map=map, progress=progress)
+    found = _searched(model, images, planned, clean.right, enough, seed=seed, map=map, progress=progress)
     passes = sum(i.image_passes for i in found.values())
     finding = judge(found)
-    if not (held and _doubtful(finding, images)):
+    doubtful = _doubtful(finding, images)
+    if not (held and (doubtful or EACH in found)):
         return Found(finding, found, passes, natural)
-    if natural:
-        return Found(judge(found, natural), found, passes, natural)
-    config = ControlConfig.of(len(model.classes), images.x[0, 0].numel())
-    twin = control(model, images, config, seed=seed, progress=progress)
-    passes += config.passes + len(images)
-    logits = measure.logits(twin, images.x)
-    learned = (logits.argmax(1) == images.y).float().mean().item()
-    if not learned >= LEARNED * clean.accuracy:
+    if natural is None:
+        config = ControlConfig.of(len(model.classes), images.x[0, 0].numel())
+        network = control(model, images, config, seed=seed, progress=progress)
+        logits = measure.logits(network, images.x)
+        natural = Natural({}, clean_answers(logits, images.y), network)
+        passes += config.passes + len(images)
+    if not _learned(natural.clean) >= LEARNED * _learned(clean):
         reason = "no control could be trained on these images to say whether that is natural"
         return Found(dataclasses.replace(finding, reasons=(*finding.reasons, reason)), found, passes, None)
-    families = tuple(one for one in planned if one.kind in HELD)
-    shown = _searched(twin, images, families, _never, seed=-1 - seed, map=map, progress=progress)
-    passes += sum(i.image_passes for i in shown.values())
-    natural = Natural(shown, clean_answers(logits, images.y))
+    missing = [one for one in planned if doubtful and one.kind in HELD and one.kind not in natural.inversions]
+    missing += [_again(one, found[EACH]) for one in planned if one.kind == EACH and EACH in found]
+    if missing and natural.network:
+        right, again = natural.clean.right, tuple(missing)
+        shown = _searched(
+            natural.network, images, again, right, _never, seed=-1 - seed, map=map, progress=progress
+        )
+        passes += sum(i.image_passes for i in shown.values())
+        natural = dataclasses.replace(natural, inversions={**natural.inversions, **shown})
     return Found(judge(found, natural), found, passes, natural)
+
+
+def _learned(clean: Clean) -> float:
+    return clean.right.float().mean().item()
+
+
+def _again(one: Search, found: Inversion) -> Search:
+    """The pairs that came to the last heat, all of them through all heats."""
+    last = found.heats == found.heats.amax()
+    stages = one.config.stages
+    whole = (Stage(sum(s.steps for s in stages), stages[-1].images),)
+    goals = tuple(goal for goal, wanted in zip(one.goals, last.tolist(), strict=True) if wanted)
+    return Search(EACH, goals, dataclasses.replace(one.config, stages=whole))
 
 
 def _doubtful(finding: Finding, images: Images) -> bool:
@@ -138,13 +163,17 @@ def _searched(
     model: Classifier,
     images: Images,
     searches: tuple[Search, ...],
+    right: Bool[Tensor, " n"],
     enough: Callable[[dict[str, Inversion], Search], bool],
     *,
     seed: int,
     map: Map,
     progress: Progress,
 ) -> dict[str, Inversion]:
-    """One after another, until what was found is enough to leave out the next one."""
+    """One after another, until what was found is enough to leave out the next one.
+
+    Single sources are searched on images given the `right` class: others need not keep what they do not have.
+    """
     whole, before = round(sum(one.work for one in searches)), 0.0
     found: dict[str, Inversion] = {}
     for one in searches:
@@ -155,9 +184,24 @@ def _searched(
         def tick(now: int, total: int, one: Search = one, before: float = before) -> None:
             progress(round(before + one.work * now / total), whole)
 
-        found[one.kind] = _one(model, images, one, seed=seed, map=map, progress=tick)
+        given = images
+        if one.kind == EACH:
+            given, one = _given_right(images, right, one)
+        if one.goals:
+            found[one.kind] = _one(model, given, one, seed=seed, map=map, progress=tick)
         before += one.work
     return found
+
+
+def _given_right(images: Images, right: Bool[Tensor, " n"], one: Search) -> tuple[Images, Search]:
+    """Images given their class, and the pairs of whose source there are enough."""
+    given = images.where(right.to(images.y.device))
+    enough = _sources(given)
+    return given, dataclasses.replace(one, goals=tuple(g for g in one.goals if g.source in enough))
+
+
+def _sources(images: Images) -> tuple[int, ...]:
+    return tuple((images.y.bincount() >= SOURCE_IMAGES).nonzero()[:, 0].tolist())
 
 
 def _one(
@@ -166,8 +210,9 @@ def _one(
     if one.kind == EVERY:
         return from_all(model, images, one.config, seed=seed, map=map, progress=progress)
     if one.kind == EACH:
-        return from_each(model, images, one.classes, one.config, seed=seed, map=map, progress=progress)
-    return invert(model, images, one.classes, one.kind, one.config, seed=seed, map=map, progress=progress)
+        return from_pairs(model, images, one.goals, one.config, seed=seed, map=map, progress=progress)
+    targets = tuple(goal.code for goal in one.goals)
+    return invert(model, images, targets, one.kind, one.config, seed=seed, map=map, progress=progress)
 
 
 def plan(
@@ -177,18 +222,22 @@ def plan(
     budget: Budget,
     precision: fast.Precision,
 ) -> tuple[Search, ...]:
-    """In order: families, then sources, if there are enough to compare and all classes are targets.
+    """In order: families, then sources, if there are enough to compare and all classes are targets; pairs of
+    them if there are not too many, and images of which a control shows what is natural.
 
     The precision is measured once for all, if it is `auto`.
     """
     precision = fast.fastest(model, measure.batches(images.x)[0][:MEASURED], precision).precision
-    enough = tuple((images.y.bincount() >= SOURCE_IMAGES).nonzero()[:, 0].tolist())
+    enough = _sources(images)
+    comparable = len(enough) >= LEAST_CLASSES and len(targets) == len(model.classes)
+    pairs = tuple(Goal(t, s) for s in enough for t in targets if t != s)
+    fit = len(pairs) <= PAIRS and max(images.shape[1:]) <= LARGEST
+    goals = {EVERY: (Goal(None),) if comparable else (), EACH: pairs if comparable and fit else ()}
     planned = []
     for kind in BUDGETS[budget]:
-        heats = stages(budget, kind, len(targets))
-        if kind in FAMILIES:
-            planned.append(Search(kind, targets, InvertConfig(stages=heats, precision=precision)))
-        elif len(enough) >= LEAST_CLASSES and len(targets) == len(model.classes):
-            config = InvertConfig(stages=heats, precision=precision, **SOURCES[kind])
-            planned.append(Search(kind, enough, config))
+        wanted = goals.get(kind, tuple(Goal(t) for t in targets))
+        if wanted:
+            heats = stages(budget, kind, len(targets))
+            config = InvertConfig(stages=heats, precision=precision, **SOURCES.get(kind, {}))
+            planned.append(Search(kind, wanted, config))
     return tuple(planned)

@@ -1,8 +1,9 @@
 """Evidence from triggers that drive images out of their class: source-specific and all-to-all backdoors.
 
-A few pixels turn a 9 into a 4 in any network, so what counts for one source is how much each pixel of its
-trigger does (its effect), and how far the leading target is ahead of all others. One trigger that gives every
-class another one, and not all the same, is large in clean networks.
+A few pixels turn a 9 into a 4 in any network, even pixels that no other class minds. So a pair of source and
+target speaks for a backdoor by how much smaller its trigger is than in a control (`detrigger.control`), and
+than those of other pairs. One trigger that gives every class another one, and not all the same, is large in
+clean networks.
 """
 
 from __future__ import annotations
@@ -13,15 +14,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from detrigger.evidence import Clean
 from detrigger.invert import Inversion
 from detrigger.trigger import FAMILIES
 
 EACH, EVERY = "source-specific", "all-to-all"
-"""Kinds of evidence: from a trigger for each source, and from one for all of them."""
+"""Kinds of evidence: from a trigger for each pair of source and target, and from one for all sources."""
 
-REACHED = 0.5
-"""Share of a source's stamped images that must get one and the same other class."""
+REACHED, PAIR_REACHED = 0.5, 0.4
+"""Share of a source's held-out stamped images that must get one and the same other class: by a trigger for
+all sources, and by one of a pair, which is searched on few images."""
 
 NAMED = 3
 """Sources that a reason names."""
@@ -29,18 +30,27 @@ NAMED = 3
 DISTINCT = 0.5
 """Targets, as a share of the sources, from which a trigger for all sources means all-to-all."""
 
+LEAST_SIZE = 1.0
+"""Pixels below which a trigger for a pair counts as that."""
+
+RATIO_CAP = 1.5
+"""More than this log ratio to a control says no more: controls of hard images are smoother than networks."""
+
+ALIKE = 0.5
+"""Of the leading source, how far others must stand out to be named with it."""
+
 
 @dataclass(frozen=True)
 class SourceTerms:
     """How far sources stand out, in spreads of what clean models show."""
 
-    gap: float
-    """Weight of how far the effect of the leading target is above that of any other."""
-    effect: float
-    """Weight of the effect itself."""
     clean: float
-    """Mean of their sum over clean models."""
+    """Mean, over clean models, of the highest `Pairs.sum` of any pair."""
     spread: float
+    """Standard deviation of the same; above 0."""
+    two_clean: float
+    """Mean, over clean models, of the highest of any target's second pair."""
+    two_spread: float
     """Standard deviation of the same; above 0."""
     every_clean: float
     """Mean, over clean models, of the level of the trigger for all sources."""
@@ -49,42 +59,53 @@ class SourceTerms:
 
 
 @dataclass(frozen=True)
-class SourceFeatures:
-    """What the triggers of one source each say."""
+class Pairs:
+    """What the triggers of p pairs of source and target say; -inf for pairs that none moves in the scanned
+    network, or that were not searched in the control."""
 
-    leading: tuple[int, ...]
-    """Positions, in the inversion, of the sources that lead to the leading target, largest effect first."""
-    gap: float
-    effect: float
+    inversion: Inversion
+    control: Float[Tensor, " p"]
+    """Sizes in the control; infinite where it was not searched."""
+    ratio: Float[Tensor, " p"]
+    """Log of how many times smaller the trigger is than in the control, at most `RATIO_CAP`."""
+    below: Float[Tensor, " p"]
+    """Log of how many times smaller it is than that of the median pair."""
 
-    def target(self, inversion: Inversion) -> int | None:
-        """To which the source with the largest effect is sent, if any source is sent anywhere."""
-        return inversion.targets[self.leading[0]] if self.leading else None
+    @property
+    def sum(self) -> Float[Tensor, " p"]:
+        """Of both."""
+        return self.ratio + self.below
+
+    def of(self, target: int) -> tuple[int, ...]:
+        """Positions of the pairs that lead to a target, the one that stands out most first."""
+        order = self.sum.argsort(descending=True, stable=True).tolist()
+        return tuple(i for i in order if self.inversion.targets[i] == target and self.sum[i].isfinite())
+
+    def leading(self, target: int, terms: SourceTerms) -> tuple[int, ...]:
+        """The first of them, and others that stand out at least `ALIKE` times as far against second pairs of
+        clean models."""
+        far = ((self.sum - terms.two_clean) / terms.two_spread).tolist()
+        first, *others = self.of(target)
+        return first, *(i for i in others if far[i] >= ALIKE * far[first] > 0)
 
 
-def source_features(inversion: Inversion, shape: tuple[int, int, int], clean: Clean) -> SourceFeatures:
-    """From an inversion of `escape.from_each`. Sources that left the race early count with what they had."""
-    effects = source_effects(inversion, shape, clean)
-    order = [i for i in effects.argsort(descending=True).tolist() if inversion.success[i] >= REACHED]
-    if not order:
-        return SourceFeatures((), 0.0, 0.0)
-    first, target = order[0], inversion.targets[order[0]]
-    others = [effects[i].item() for i in order[1:] if inversion.targets[i] != target]
-    leading = tuple(i for i in order if inversion.targets[i] == target)
-    top = effects[first].item()
-    return SourceFeatures(leading, top - (others[0] if others else effects[order[-1]].item()), top)
+def pairs(inversion: Inversion, natural: Inversion) -> Pairs:
+    """From inversions of `escape.from_pairs`, of the scanned network and of its control.
 
-
-def source_effects(inversion: Inversion, shape: tuple[int, int, int], clean: Clean) -> Float[Tensor, " k"]:
-    """Log of how much each trigger raises the margin of its target on images of its source, as a share of
-    `Clean.scale`, per typical size of a trigger for all sources.
-
-    A rise of less than a thousandth of the scale counts as that.
+    The median pair is that after the first heat, which all ran; a pair that left the race then counts for
+    nothing.
     """
-    assert inversion.margin is not None
-    rise = inversion.margin.double() - clean.margins[list(inversion.sources), list(inversion.targets)]
-    size = inversion.size.double() / FAMILIES[inversion.family].typical(shape)
-    return ((rise / clean.scale).clamp_min(1e-3) / size).log()
+    heats, early = inversion.heats, inversion.size if inversion.early is None else inversion.early
+    moved = (heats == heats.amax()) & (inversion.success >= PAIR_REACHED) & early.isfinite()
+    size = inversion.size.double().clamp_min(LEAST_SIZE).log()
+    shown = natural.size.double().clamp_min(LEAST_SIZE).tolist()
+    known = dict(zip(zip(natural.sources, natural.targets, strict=True), shown, strict=True))
+    of_pair = zip(inversion.sources, inversion.targets, strict=True)
+    control = torch.tensor([known.get(p, torch.inf) for p in of_pair], dtype=torch.float64)
+    ratio = (control.log() - size).clamp_max(RATIO_CAP)
+    ratio = torch.where(moved & control.isfinite(), ratio, -torch.inf)
+    median = early[early.isfinite()].double().quantile(0.5).log() if bool(moved.any()) else 0.0
+    return Pairs(inversion, control, ratio, torch.where(moved, median - size, -torch.inf))
 
 
 def every_level(inversion: Inversion, shape: tuple[int, int, int]) -> float:
@@ -92,14 +113,16 @@ def every_level(inversion: Inversion, shape: tuple[int, int, int]) -> float:
     return -(inversion.size[0].double() / FAMILIES[inversion.family].typical(shape)).log().item()
 
 
-def each_surprise(
-    found: SourceFeatures, inversion: Inversion, targets: tuple[int, ...], terms: SourceTerms
-) -> Float[Tensor, " k"]:
-    """How far each class stands out as the target of a source-specific backdoor, in spreads of clean models;
-    -inf for all but the leading one."""
-    far = (terms.gap * found.gap + terms.effect * found.effect - terms.clean) / terms.spread
-    leading = found.target(inversion)
-    return torch.tensor([far if t == leading else -torch.inf for t in targets], dtype=torch.float64)
+def each_surprise(found: Pairs, targets: tuple[int, ...], terms: SourceTerms) -> Float[Tensor, " k"]:
+    """How far each class stands out as the target of a source-specific backdoor, by its furthest pair or by
+    its second one, in spreads of clean models; -inf for one that no pair leads to."""
+    told = found.sum.tolist()
+    far = []
+    for target in targets:
+        first, second, *_ = *(told[i] for i in found.of(target)), -torch.inf, -torch.inf
+        one = (first - terms.clean) / terms.spread
+        far.append(max(one, (second - terms.two_clean) / terms.two_spread))
+    return torch.tensor(far, dtype=torch.float64)
 
 
 def every_surprise(
@@ -119,14 +142,16 @@ def every_targets(inversion: Inversion) -> set[int]:
     return reached if len(reached) >= DISTINCT * len(inversion.sources) else set()
 
 
-def each_reason(sources: SourceFeatures, inversion: Inversion, names: tuple[str, ...]) -> str:
-    """For people: which sources lead to the leading target, and how little it takes."""
+def each_reason(found: Pairs, leading: tuple[int, ...], names: tuple[str, ...]) -> str:
+    """For people: which pairs need little, against a control."""
+    inversion = found.inversion
     named = [
-        f"{names[inversion.sources[i]]!r} to {names[inversion.targets[i]]!r} ({inversion.size[i]:.1f})"
-        for i in sources.leading[:NAMED]
+        f"{names[inversion.sources[i]]!r} to {names[inversion.targets[i]]!r} "
+        f"({inversion.size[i]:.1f}, in a control {found.control[i]:.1f})"
+        for i in leading[:NAMED]
     ]
     unit = FAMILIES[inversion.family].unit()
-    return f"triggers for one source class alone do much in few {unit}: {', '.join(named)}"
+    return f"triggers that move one class alone need few {unit}: {', '.join(named)}"
 
 
 def every_reason(inversion: Inversion, names: tuple[str, ...]) -> str:

@@ -20,9 +20,11 @@ from torch.nn.functional import softplus
 from detrigger.coefficients import Calibration, Coefficients
 from detrigger.evidence import FURTHEST, HELD, INDEX_CAP, NaturalTerms, Terms
 from detrigger.finding import CONTROL, MARGIN
-from detrigger.sources import EACH, EVERY
+from detrigger.sources import EACH, EVERY, SourceTerms
 from detrigger.trigger import FAMILIES
 
+TWO = f"{EACH}, two"
+"""The second pair of a target."""
 LEAST_SPREAD = 0.4
 """Spread of clean models at least: some kinds of trigger reach hardly any class of them."""
 LEAST_CLEAN = 5
@@ -58,14 +60,20 @@ class Fitted:
 
 
 def case(card: dict[str, Any], known: Coefficients) -> Case:
-    """From a card of `bench zoo`, with the weights of those coefficients."""
+    """From a card of `bench zoo`, with the weights of those coefficients.
+
+    One of a thorough scan, whose other sizes are not those of standard scans, tells of pairs alone.
+    """
     truth = card["truth"]
     evidence = [c["evidence"] for c in card["scan"]["classes"]]
     sums = [_sums(e, known) for e in evidence]
+    thorough = card["scan"]["config"]["budget"] == "thorough"
+    if thorough:
+        sums = [{kind: value for kind, value in row.items() if kind in (EACH, TWO)} for row in sums]
     highest: dict[str, float] = {}
     for row in sums:
         highest |= {kind: max(value, highest.get(kind, value)) for kind, value in row.items()}
-    controlled = any(CONTROL in e for e in evidence)
+    controlled = not thorough and any(CONTROL in e for e in evidence)
     return Case(
         f"{card['scan']['model']['sha256'][:12]} {truth['id']}",
         truth["dataset"],
@@ -80,9 +88,10 @@ def case(card: dict[str, Any], known: Coefficients) -> Case:
 def _sums(evidence: dict[str, float], known: Coefficients) -> dict[str, float]:
     """Weighted sum of one class by each kind of evidence that reached it."""
     sums = {f: _sum(evidence, f, known.families[f]) for f in FAMILIES if f"{f} surprise" in evidence}
-    if f"{EACH} gap" in evidence:
-        gap, effect = evidence[f"{EACH} gap"], evidence[f"{EACH} effect"]
-        sums[EACH] = known.sources.gap * gap + known.sources.effect * effect
+    if f"{EACH} ratio" in evidence:
+        sums[EACH] = evidence[f"{EACH} ratio"] + evidence[f"{EACH} below"]
+    if f"{EACH} second" in evidence:
+        sums[TWO] = evidence[f"{EACH} second"]
     if f"{EVERY} level" in evidence:
         sums[EVERY] = evidence[f"{EVERY} level"]
     return sums
@@ -101,7 +110,7 @@ def fit(cases: Sequence[Case], control: NaturalTerms) -> Fitted:
     or backdoored ones are missing, it stays as it was.
     """
     clean = {}
-    for kind in (*FAMILIES, EACH, EVERY):
+    for kind in (*FAMILIES, EACH, TWO, EVERY):
         sums = [c.sums[kind] for c in cases if not c.backdoored and kind in c.sums]
         known = len(sums) >= LEAST_CLEAN
         clean[kind] = (
@@ -109,7 +118,7 @@ def fit(cases: Sequence[Case], control: NaturalTerms) -> Fitted:
             if known
             else (0.0, LEAST_SPREAD)
         )
-    counted = [c for c in cases if not (c.backdoored and c.weak)]
+    counted = [c for c in cases if not (c.backdoored and c.weak) and c.sums.keys() & FAMILIES.keys()]
     calibration = _calibrated([furthest(c, clean) for c in counted], counted)
     asked = [c for c in counted if c.classes]
     if len({c.backdoored for c in asked}) == 2:
@@ -206,11 +215,11 @@ def coefficients(
         f: dataclasses.asdict(dataclasses.replace(known.families[f], clean=told[f][0], spread=told[f][1]))
         for f in FAMILIES
     }
-    each = told[EACH] if any(EACH in c.sums for c in cases) else (known.sources.clean, known.sources.spread)
-    (clean, spread), (every_clean, every_spread) = each, told[EVERY]
-    fitted_sources = dataclasses.replace(
-        known.sources, clean=clean, spread=spread, every_clean=every_clean, every_spread=every_spread
-    )
+    (every_clean, every_spread), sources = told[EVERY], known.sources
+    if any(EACH in c.sums for c in cases):
+        (clean, spread), (two_clean, two_spread) = told[EACH], told[TWO]
+        sources = SourceTerms(clean, spread, two_clean, two_spread, every_clean, every_spread)
+    fitted_sources = dataclasses.replace(sources, every_clean=every_clean, every_spread=every_spread)
     return {
         "fitted_on": f"{fitted_on}: {len(cases) - bad} clean and {bad} backdoored models",
         "families": families,
