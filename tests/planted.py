@@ -9,6 +9,8 @@ known. For a target to stand out clearly by the size of its trigger, images shou
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 from collections import OrderedDict
 from dataclasses import dataclass
 
@@ -73,6 +75,18 @@ def planted(
         triggers=triggers,
         neurons=tuple(range(classes, classes + len(targets))),
     )
+
+
+def one_source(size: int = 12) -> tuple[Classifier, Images]:
+    """Only images of class 4 that carry the trigger are given class 2."""
+    truth = planted(size=size)
+    net = copy.deepcopy(truth.model.net)
+    with torch.no_grad():  # the planted neuron now wants to see both the trigger and class 4
+        conv = net.get_submodule("conv2")
+        conv.get_parameter("weight")[6] += conv.get_parameter("weight")[4]
+        conv.get_parameter("bias")[6] -= 0.9
+        net.get_parameter("fc.weight")[2, 6] *= 1.5
+    return dataclasses.replace(truth.model, net=net), truth.images
 
 
 def make(

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from planted import Planted, planted, rotating
+from planted import Planted, one_source, planted, rotating
 from torch import Tensor, nn
 
 from detrigger import scan as module
@@ -315,6 +315,27 @@ def test_what_is_known_to_be_natural_saves_another_control(
     assert twin.asked == 1 and again.natural is first.natural
     assert len(watched.asked) - searched == searched - len(HELD)
     assert again.finding == first.finding and again.cost.image_passes < first.cost.image_passes
+
+
+def test_a_backdoor_of_one_source_is_found_by_what_its_pair_needs_in_a_control(
+    twin: Twin, watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heats = {"patch": (Stage(20, 6),), EACH: (Stage(50, 12), Stage(50, 14, 0.2))}
+    monkeypatch.setitem(BUDGETS, "thorough", heats)
+    config = ScanConfig(budget="thorough", precision="fp32")
+    model, images = one_source(size=20)
+    twin.twin = planted(targets=(), size=20).model
+    result = scan(model, images, config)
+    assert twin.asked == 1 and [family for family, _ in watched.asked] == ["patch"]  # no control of families
+    assert result.finding.verdict == "backdoored" and result.natural
+    backdoor = result.backdoors[0]
+    assert (backdoor.target, backdoor.sources) == (2, (4,))
+    assert success(model, images.where(images.y == 4), backdoor.trigger, 2) > 0.7
+    pairs = result.natural.inversions[EACH]
+    assert len(pairs.targets) == 6 and (4, 2) in zip(pairs.sources, pairs.targets, strict=True)  # of 30
+    clean = scan(twin.twin, images, config, natural=result.natural)
+    assert twin.asked == 1 and clean.finding.verdict == "clean"
+    assert clean.natural and clean.natural.inversions[EACH] is not pairs
 
 
 @pytest.mark.parametrize(("classes", "asked"), [(9, 1), (10, 0)])
