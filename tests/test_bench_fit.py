@@ -29,7 +29,7 @@ CASES = [one(f"c{i}", 0.5 * i, backdoored=False, dataset="ab"[i % 2]) for i in r
 ]
 
 
-def card(*, sources: bool = True, score: float = 20.0, budget: str = "standard") -> dict[str, Any]:
+def card(*, sources: bool = True, score: float = 20.0) -> dict[str, Any]:
     def evidence(size: float, *, reached: bool) -> dict[str, float]:
         figures = {"score": score, "gap": size, "level": 2.0} | ({"surprise": 0.0} if reached else {})
         by_family = {f"{family} {name}": value for family in FAMILIES for name, value in figures.items()}
@@ -40,8 +40,7 @@ def card(*, sources: bool = True, score: float = 20.0, budget: str = "standard")
         leader |= {f"{EACH} ratio": 0.3, f"{EACH} below": 0.4, f"{EACH} second": 0.5, f"{EVERY} level": 0.6}
     classes = [{"index": 0, "evidence": leader}, {"index": 1, "evidence": evidence(9.0, reached=False)}]
     truth = {"id": "m", "dataset": "a", "attack": "sig", "targets": [1], "backdoored": True, "weak": True}
-    scan = {"classes": classes, "model": {"sha256": "f" * 64}, "config": {"budget": budget}}
-    return {"scan": scan, "truth": truth}
+    return {"scan": {"classes": classes, "model": {"sha256": "f" * 64}}, "truth": truth}
 
 
 def test_models_that_one_sum_separates_are_told_apart() -> None:
@@ -148,24 +147,12 @@ def test_coefficients_are_what_the_verdict_reads_and_say_on_what_they_were_fitte
     assert families.keys() == FAMILIES.keys()
     assert (families["patch"].clean, families["patch"].index) == (1.25, 2.0)
     assert SourceTerms(**stored["sources"]) == dataclasses.replace(SOURCES, every_spread=fitting.LEAST_SPREAD)
+    pairs = [dataclasses.replace(c, sums={EACH: i / 2, fitting.TWO: float(i)}) for i, c in enumerate(CASES)]
+    terms = SourceTerms(**coefficients(fit(pairs, CONTROL_TERMS), pairs, KNOWN, "")["sources"])
+    assert (terms.clean, terms.two_clean) == (1.25, 2.5)  # of the six clean ones, which come first
+    assert terms.two_spread == pytest.approx(2 * terms.spread, abs=2e-3)
     assert NaturalTerms(**stored["control"]) == CONTROL_TERMS
     assert Calibration(**stored["calibration"]).slope == pytest.approx(found.calibration.slope, abs=1e-3)
-
-
-def test_a_thorough_scan_tells_of_pairs_alone() -> None:
-    pairs = case(card(budget="thorough"), KNOWN)
-    assert pairs.sums == {EACH: pytest.approx(0.7), fitting.TWO: 0.5}
-    clean = [
-        dataclasses.replace(
-            pairs, id=f"t{i}", backdoored=False, weak=False, sums={EACH: i / 2, fitting.TWO: float(i)}
-        )
-        for i in range(6)
-    ]
-    found = fit([*CASES, *clean], CONTROL_TERMS)
-    assert found.calibration == fit(CASES, CONTROL_TERMS).calibration
-    terms = SourceTerms(**coefficients(found, [*CASES, *clean], KNOWN, "")["sources"])
-    assert (terms.clean, terms.two_clean) == (1.25, 2.5)
-    assert terms.two_spread == pytest.approx(2 * terms.spread, abs=2e-3)
 
 
 def test_the_stored_terms_can_be_read() -> None:

@@ -369,7 +369,7 @@ def test_the_summary_ends_with_what_can_be_done_now():
     text = printed(summary(report, folder="out", flags=flags)).replace("\\\n", "")
     command = f"'a b.pth' --data clean-images {flags} --report out/report.json --out FIXED"
     assert f"Next: detrigger repair {command}" in " ".join(text.split())
-    assert "Next: scan again with --budget thorough" in printed(
+    assert "Next: scan again with more clean images of each class, or with another --seed." in printed(
         summary(document(samples.scan(verdict="inconclusive")))
     )
     for done in (document(samples.scan(verdict="clean")), full()):

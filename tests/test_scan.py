@@ -246,8 +246,8 @@ def test_a_faint_wave_over_the_whole_image_is_found_as_an_additive_trigger(seed:
 def test_a_little_more_brightness_is_found_as_a_colour_trigger(
     seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    budgets: dict[str, Budget] = {"patch": "standard", "colour": "thorough"}  # additive finds it, too
-    plan = {family: BUDGETS[budget][family] for family, budget in budgets.items()}
+    colour = (Stage(40, 16), Stage(40, 16, 0.5))  # additive finds it, too
+    plan = {"patch": BUDGETS["standard"]["patch"], "colour": colour}
     monkeypatch.setitem(BUDGETS, "standard", plan)
     result = run(answering(torch.ones(144), seed), seed=seed)
     assert result.finding.verdict == "backdoored" and result.family == "colour"

@@ -37,7 +37,8 @@ class ScanConfig:
     """What to scan and how hard."""
 
     budget: Budget = "standard"
-    """How much work: quick about 0.3, standard 1, thorough 7 times the image passes."""
+    """How much work: quick about 0.3, standard 1, thorough 7 times the image passes with ten classes, for
+    triggers of single source classes."""
     precision: fast.Precision = "auto"
     """Of the search: `auto` is bf16 where that is measured to be faster; `fp32` is the same anywhere."""
     synthesis: Literal["detrigger", "neural-cleanse"] = "detrigger"

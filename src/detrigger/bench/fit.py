@@ -60,20 +60,14 @@ class Fitted:
 
 
 def case(card: dict[str, Any], known: Coefficients) -> Case:
-    """From a card of `bench zoo`, with the weights of those coefficients.
-
-    One of a thorough scan, whose other sizes are not those of standard scans, tells of pairs alone.
-    """
+    """From a card of `bench zoo`, with the weights of those coefficients."""
     truth = card["truth"]
     evidence = [c["evidence"] for c in card["scan"]["classes"]]
     sums = [_sums(e, known) for e in evidence]
-    thorough = card["scan"]["config"]["budget"] == "thorough"
-    if thorough:
-        sums = [{kind: value for kind, value in row.items() if kind in (EACH, TWO)} for row in sums]
     highest: dict[str, float] = {}
     for row in sums:
         highest |= {kind: max(value, highest.get(kind, value)) for kind, value in row.items()}
-    controlled = not thorough and any(CONTROL in e for e in evidence)
+    controlled = any(CONTROL in e for e in evidence)
     return Case(
         f"{card['scan']['model']['sha256'][:12]} {truth['id']}",
         truth["dataset"],
@@ -118,7 +112,7 @@ def fit(cases: Sequence[Case], control: NaturalTerms) -> Fitted:
             if known
             else (0.0, LEAST_SPREAD)
         )
-    counted = [c for c in cases if not (c.backdoored and c.weak) and c.sums.keys() & FAMILIES.keys()]
+    counted = [c for c in cases if not (c.backdoored and c.weak)]
     calibration = _calibrated([furthest(c, clean) for c in counted], counted)
     asked = [c for c in counted if c.classes]
     if len({c.backdoored for c in asked}) == 2:

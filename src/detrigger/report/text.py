@@ -214,8 +214,7 @@ def _next(report: Document, folder: Path | str | None, flags: str) -> str:
     if report.cleaning is not None or report.accepted or not report.classes:
         return ""
     if report.verdict == "inconclusive":
-        effort = "" if report.config.get("budget") == "thorough" else "with --budget thorough, or "
-        return f"Next: scan again {effort}with more clean images of each class."
+        return "Next: scan again with more clean images of each class, or with another --seed."
     if report.verdict == "clean" or folder is None:
         return ""
     model, data, report_file = (
