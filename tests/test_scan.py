@@ -333,9 +333,24 @@ def test_a_backdoor_of_one_source_is_found_by_what_its_pair_needs_in_a_control(
     assert success(model, images.where(images.y == 4), backdoor.trigger, 2) > 0.7
     pairs = result.natural.inversions[EACH]
     assert len(pairs.targets) == 6 and (4, 2) in zip(pairs.sources, pairs.targets, strict=True)  # of 30
-    clean = scan(twin.twin, images, config, natural=result.natural)
+    fewer = images.where(torch.arange(len(images)) % 4 > 0)
+    clean = scan(twin.twin, fewer, config, natural=result.natural)
     assert twin.asked == 1 and clean.finding.verdict == "clean"
     assert clean.natural and clean.natural.inversions[EACH] is not pairs
+
+
+def test_sources_of_which_no_image_is_given_its_class_are_left_out(
+    twin: Twin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(BUDGETS, "thorough", {"patch": (Stage(4, 2),), EACH: (Stage(4, 4), Stage(2, 4, 0.2))})
+    truth = planted(targets=())
+    x = truth.images.x.clone()
+    x[truth.images.y == 0] = x[truth.images.y == 1]
+    images = dataclasses.replace(truth.images, x=x)
+    result = scan(truth.model, images, ScanConfig(budget="thorough", precision="fp32"))
+    assert result.natural and twin.asked == 1
+    pairs = result.natural.inversions[EACH]
+    assert len(pairs.sources) == 5 and 0 not in pairs.sources  # a fifth of 25, of five sources
 
 
 @pytest.mark.parametrize(("classes", "asked"), [(9, 1), (10, 0)])

@@ -111,11 +111,13 @@ def search(
     doubtful = _doubtful(finding, images)
     if not (held and (doubtful or EACH in found)):
         return Found(finding, found, passes, natural)
+    right: Bool[Tensor, " n"] | None = None
     if natural is None:
         config = ControlConfig.of(len(model.classes), images.x[0, 0].numel())
         network = control(model, images, config, seed=seed, progress=progress)
         logits = measure.logits(network, images.x)
         natural = Natural({}, clean_answers(logits, images.y), network)
+        right = natural.clean.right
         passes += config.passes + len(images)
     if not _learned(natural.clean) >= LEARNED * _learned(clean):
         reason = "no control could be trained on these images to say whether that is natural"
@@ -123,10 +125,11 @@ def search(
     missing = [one for one in planned if doubtful and one.kind in HELD and one.kind not in natural.inversions]
     missing += [_again(one, found[EACH]) for one in planned if one.kind == EACH and EACH in found]
     if missing and natural.network:
-        right, again = natural.clean.right, tuple(missing)
-        shown = _searched(
-            natural.network, images, again, right, _never, seed=-1 - seed, map=map, progress=progress
-        )
+        again, twin = tuple(missing), natural.network
+        if right is None:  # these images need not be those of the scan that asked for the control
+            right = measure.logits(twin, images.x).argmax(1) == images.y
+            passes += len(images)
+        shown = _searched(twin, images, again, right, _never, seed=-1 - seed, map=map, progress=progress)
         passes += sum(i.image_passes for i in shown.values())
         natural = dataclasses.replace(natural, inversions={**natural.inversions, **shown})
     return Found(judge(found, natural), found, passes, natural)
@@ -138,10 +141,11 @@ def _learned(clean: Clean) -> float:
 
 def _again(one: Search, found: Inversion) -> Search:
     """The pairs that came to the last heat, all of them through all heats."""
-    last = found.heats == found.heats.amax()
+    last = (found.heats == found.heats.amax()).tolist()
     stages = one.config.stages
     whole = (Stage(sum(s.steps for s in stages), stages[-1].images),)
-    goals = tuple(goal for goal, wanted in zip(one.goals, last.tolist(), strict=True) if wanted)
+    pairs = zip(found.targets, found.sources, last, strict=True)
+    goals = tuple(Goal(target, source) for target, source, wanted in pairs if wanted)
     return Search(EACH, goals, dataclasses.replace(one.config, stages=whole))
 
 
