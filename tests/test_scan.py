@@ -353,6 +353,29 @@ def test_sources_of_which_no_image_is_given_its_class_are_left_out(
     assert len(pairs.sources) == 5 and 0 not in pairs.sources  # a fifth of 25, of five sources
 
 
+def test_a_control_that_is_right_about_one_class_alone_is_searched_for_no_pairs(
+    twin: Twin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That class has most images, so it passes for having learned; no other image could keep its class."""
+    monkeypatch.setitem(BUDGETS, "thorough", {"patch": (Stage(20, 6),), EACH: (Stage(4, 4),)})
+    truth = planted(targets=())
+    net = copy.deepcopy(truth.model.net)
+    with torch.no_grad():
+        net.get_parameter("fc.bias")[1] = 1e3
+    twin.twin = dataclasses.replace(truth.model, net=net)
+    few = torch.cat([(truth.images.y == c).nonzero()[: 24 if c == 1 else 5, 0] for c in range(5)])
+    reports: list[tuple[int, int]] = []
+    config = ScanConfig(budget="thorough", precision="fp32")
+    result = scan(
+        truth.model,
+        truth.images.where(few),
+        config,
+        progress=lambda done, total: reports.append((done, total)),
+    )
+    assert twin.asked == 1 and result.natural and EACH not in result.natural.inversions
+    assert result.finding.verdict == "clean" and reports[-1][0] == reports[-1][1]
+
+
 @pytest.mark.parametrize(("classes", "asked"), [(9, 1), (10, 0)])
 def test_with_few_classes_even_a_sure_finding_is_held_against_a_control(
     classes: int, asked: int, twin: Twin, monkeypatch: pytest.MonkeyPatch

@@ -113,7 +113,7 @@ def scan(
     """Look for a backdoor in `model`, given clean labelled images (a few per class).
 
     `targets` are the classes to try as targets, all by default; `natural` is what a control of a like model
-    showed in an earlier scan with the same images and targets, which saves asking another.
+    showed in an earlier scan with like images and the same targets, which saves asking another.
     Raises DataError for images that do not fit, UsageError for classes that do not exist, ModelError for a
     network whose outputs are not finite.
     """

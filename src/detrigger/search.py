@@ -92,7 +92,7 @@ def search(
     map: Map = serial,
     progress: Progress = silent,
 ) -> Found:
-    """Every family, one after another, then all sources at once, then each of them if nothing was found.
+    """Every family, one after another, then all sources at once, then pairs of them if nothing was found.
 
     Where that leaves a doubt, it is `held` against a control, which is trained and searched in the same way;
     unless it is known what is `natural`. Pairs of source and target always are. `clean` is what the model
@@ -178,6 +178,10 @@ def _searched(
 
     Single sources are searched on images given the `right` class: others need not keep what they do not have.
     """
+    sure = images
+    if any(one.kind == EACH for one in searches):
+        sure = images.where(right.to(images.y.device))
+        searches = tuple(one for search in searches if (one := _with_sources(search, sure)).goals)
     whole, before = round(sum(one.work for one in searches)), 0.0
     found: dict[str, Inversion] = {}
     for one in searches:
@@ -188,20 +192,20 @@ def _searched(
         def tick(now: int, total: int, one: Search = one, before: float = before) -> None:
             progress(round(before + one.work * now / total), whole)
 
-        given = images
-        if one.kind == EACH:
-            given, one = _given_right(images, right, one)
-        if one.goals:
-            found[one.kind] = _one(model, given, one, seed=seed, map=map, progress=tick)
+        given = sure if one.kind == EACH else images
+        found[one.kind] = _one(model, given, one, seed=seed, map=map, progress=tick)
         before += one.work
     return found
 
 
-def _given_right(images: Images, right: Bool[Tensor, " n"], one: Search) -> tuple[Images, Search]:
-    """Images given their class, and the pairs of whose source there are enough."""
-    given = images.where(right.to(images.y.device))
-    enough = _sources(given)
-    return given, dataclasses.replace(one, goals=tuple(g for g in one.goals if g.source in enough))
+def _with_sources(one: Search, sure: Images) -> Search:
+    """Without pairs of whose source too few images are given their class; without any, if that leaves too few
+    sources, whose images could keep theirs."""
+    if one.kind != EACH:
+        return one
+    enough = _sources(sure)
+    goals = tuple(g for g in one.goals if g.source in enough) if len(enough) >= LEAST_CLASSES else ()
+    return dataclasses.replace(one, goals=goals)
 
 
 def _sources(images: Images) -> tuple[int, ...]:
