@@ -1,12 +1,25 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
 from detrigger.bench import fit as fitting
-from detrigger.bench.fit import Case, Fitted, case, coefficients, fit, left, left_out, probability
+from detrigger.bench.fit import (
+    Case,
+    Fitted,
+    Known,
+    case,
+    coefficients,
+    fit,
+    furthest,
+    left,
+    left_out,
+    probability,
+)
 from detrigger.bench.fit_table import fit_tables
 from detrigger.coefficients import Calibration, Coefficients, fitted
 from detrigger.evidence import FURTHEST, INDEX_CAP, NaturalTerms, Terms
@@ -16,7 +29,11 @@ from detrigger.trigger import FAMILIES
 TERMS = dict.fromkeys(FAMILIES, Terms(index=2.0, gap=3.0, level=5.0, margin=7.0, clean=0.0, spread=1.0))
 SOURCES = SourceTerms(clean=0.0, spread=1.0, two_clean=0.0, two_spread=1.0, every_clean=0.0, every_spread=1.0)
 CONTROL_TERMS = NaturalTerms(weight=0.5, intercept=-1.0, slope=2.0)
-KNOWN = Coefficients(TERMS, SOURCES, Calibration(-1.0, 1.0), CONTROL_TERMS)
+KNOWN = Coefficients(TERMS, SOURCES, Calibration(-1.0, 1.0), CONTROL_TERMS, larger=0.0)
+
+
+def logit(chance: float) -> float:
+    return math.log(chance / (1 - chance))
 
 
 def one(name: str, total: float, *, backdoored: bool, dataset: str = "a", attack: str = "badnets") -> Case:
@@ -29,7 +46,7 @@ CASES = [one(f"c{i}", 0.5 * i, backdoored=False, dataset="ab"[i % 2]) for i in r
 ]
 
 
-def card(*, sources: bool = True, score: float = 20.0) -> dict[str, Any]:
+def card(*, sources: bool = True, score: float = 20.0, shape: Sequence[int] = (3, 32, 32)) -> dict[str, Any]:
     def evidence(size: float, *, reached: bool) -> dict[str, float]:
         figures = {"score": score, "gap": size, "level": 2.0} | ({"surprise": 0.0} if reached else {})
         by_family = {f"{family} {name}": value for family in FAMILIES for name, value in figures.items()}
@@ -40,7 +57,7 @@ def card(*, sources: bool = True, score: float = 20.0) -> dict[str, Any]:
         leader |= {f"{EACH} ratio": 0.3, f"{EACH} below": 0.4, f"{EACH} second": 0.5, f"{EVERY} level": 0.6}
     classes = [{"index": 0, "evidence": leader}, {"index": 1, "evidence": evidence(9.0, reached=False)}]
     truth = {"id": "m", "dataset": "a", "attack": "sig", "targets": [1], "backdoored": True, "weak": True}
-    return {"scan": {"classes": classes, "model": {"sha256": "f" * 64}}, "truth": truth}
+    return {"scan": {"classes": classes, "model": {"sha256": "f" * 64, "image_shape": shape}}, "truth": truth}
 
 
 def test_models_that_one_sum_separates_are_told_apart() -> None:
@@ -50,13 +67,13 @@ def test_models_that_one_sum_separates_are_told_apart() -> None:
 
 
 def test_mean_and_spread_are_those_of_clean_models_alone() -> None:
-    mean, spread = fit(CASES, CONTROL_TERMS).clean["patch"]
+    mean, spread = fit(CASES, CONTROL_TERMS).clean.sums["patch"]
     assert mean == pytest.approx(1.25) and spread == pytest.approx(0.9354, abs=1e-4)
 
 
 def test_a_kind_that_few_clean_models_show_has_no_mean_of_its_own() -> None:
     few = [Case(c.id, c.dataset, c.attack, c.backdoored, False, {"warp": 7.0}) for c in CASES[2:]]
-    assert fit(few, CONTROL_TERMS).clean["warp"] == (0.0, fitting.LEAST_SPREAD)
+    assert fit(few, CONTROL_TERMS).clean.sums["warp"] == (0.0, fitting.LEAST_SPREAD)
 
 
 def test_weak_models_do_not_count_in_the_calibration() -> None:
@@ -64,8 +81,44 @@ def test_weak_models_do_not_count_in_the_calibration() -> None:
     assert fit([*CASES, *weak], CONTROL_TERMS) == fit(CASES, CONTROL_TERMS)
 
 
+def test_clean_models_may_stand_out_further_on_larger_images_and_as_much_is_allowed_there() -> None:
+    more = [dataclasses.replace(one(f"l{i}", 3 + 0.5 * i, backdoored=False), larger=True) for i in range(5)]
+    found = fit([*CASES, *more], CONTROL_TERMS)
+    spread = found.clean.sums["patch"][1]
+    assert found.clean.larger == pytest.approx((4 - 1.25) / spread)
+    small, large = (dataclasses.replace(CASES[-1], larger=larger) for larger in (False, True))
+    plain = dataclasses.replace(found, clean=Known(found.clean.sums))
+    assert probability(large, found) < probability(small, found)
+    assert probability(small, found) == probability(small, plain) == probability(large, plain)
+    odds = found.calibration.slope * found.clean.larger
+    assert logit(probability(small, found)) - logit(probability(large, found)) == pytest.approx(odds)
+    assert coefficients(found, CASES, KNOWN, "")["larger"] == round(found.clean.larger, 3)
+
+
+def test_too_few_clean_models_of_larger_images_or_of_small_ones_allow_nothing() -> None:
+    more = [dataclasses.replace(one(f"l{i}", 3.0, backdoored=False), larger=True) for i in range(4)]
+    assert fit([*CASES, *more], CONTROL_TERMS).clean.larger == 0
+    assert fit([dataclasses.replace(c, larger=True) for c in CASES], CONTROL_TERMS).clean.larger == 0
+    below = [dataclasses.replace(one(f"l{i}", -3.0, backdoored=False), larger=True) for i in range(5)]
+    assert fit([*CASES, *below], CONTROL_TERMS).clean.larger == 0
+
+
+def test_sources_are_not_allowed_more_on_larger_images() -> None:
+    clean = Known({"patch": (0.0, 1.0), EVERY: (0.0, 1.0)}, larger=2.0)
+    large = Case("m", "a", "sig", True, False, {"patch": 3.0, EVERY: 2.5}, larger=True)
+    assert furthest(large, clean) == 2.5 and furthest(dataclasses.replace(large, larger=False), clean) == 3
+
+
+def test_a_card_tells_whether_its_images_are_larger_than_a_control_is_asked_for() -> None:
+    assert [case(card(shape=s), KNOWN).larger for s in ((3, 32, 32), (1, 33, 32), (3, 8, 128))] == [
+        False,
+        True,
+        True,
+    ]
+
+
 def test_the_furthest_kind_decides() -> None:
-    found = Fitted({"patch": (1.0, 2.0), EACH: (0.0, 0.5)}, Calibration(-1.0, 2.0), CONTROL_TERMS)
+    found = Fitted(Known({"patch": (1.0, 2.0), EACH: (0.0, 0.5)}), Calibration(-1.0, 2.0), CONTROL_TERMS)
     both = Case("m", "a", "sig", True, False, {"patch": 2.0, EACH: 0.4})  # 0.5 and 0.8 spreads
     assert probability(both, found) == pytest.approx(1 / (1 + 2.718281828 ** (1 - 1.6)))
     assert probability(Case("m", "a", "sig", True, False, {}), found) < 1e-6
@@ -79,7 +132,7 @@ def test_no_model_is_judged_by_terms_fitted_on_its_own_group(
 
     def watched(cases: list[Case], control: NaturalTerms) -> Fitted:
         used.append(list(cases))
-        return Fitted({"patch": (0.0, 1.0)}, Calibration(0.0, 1.0), control)
+        return Fitted(Known({"patch": (0.0, 1.0)}), Calibration(0.0, 1.0), control)
 
     monkeypatch.setattr(fitting, "fit", watched)
     assert set(left_out(CASES, CONTROL_TERMS, by=by)) == {c.id for c in CASES}
@@ -109,10 +162,10 @@ def controlled(name: str, total: float, natural: float, *, backdoored: bool) -> 
 
 
 def test_what_a_control_shows_is_taken_off_what_a_family_shows_and_not_off_what_sources_do() -> None:
-    clean = {"patch": (1.0, 2.0), EVERY: (0.0, 1.0)}
+    clean = Known({"patch": (1.0, 2.0), EVERY: (0.0, 1.0)})
     assert left(controlled("m", 7.0, 2.0, backdoored=True), clean, 0.5) == pytest.approx((3 - 0.5 * 2, 1))
     colour = Case("m", "a", "sig", True, False, {}, (({"colour": 5.0}, 4.0), ({"colour": 1.0}, 0.0)))
-    assert left(colour, {"colour": (0.0, 1.0)}, 0.5) == pytest.approx((-FURTHEST, 3))
+    assert left(colour, Known({"colour": (0.0, 1.0)}), 0.5) == pytest.approx((-FURTHEST, 3))
     for plain, odds in ((Calibration(-9.0, 1.0), -1 + 2 * 2), (Calibration(0.0, 4.0), 4 * 1)):
         found = Fitted(clean, plain, CONTROL_TERMS)
         chance = probability(controlled("m", 7.0, 2.0, backdoored=True), found)
@@ -172,6 +225,7 @@ def test_the_tables_tell_figures_by_what_was_left_out_and_by_what_was_switched_o
         EACH,
         fitting.TWO,
         EVERY,
+        "larger images, by attack",
         "index",
         "gap",
         "level",

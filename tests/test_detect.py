@@ -321,6 +321,45 @@ def test_a_class_that_stands_out_in_one_family_alone_is_found_and_told_in_its_fi
         assert c.suspect == (c.probability >= CONFIG.alarm)
 
 
+def test_beside_a_sure_class_one_is_suspect_by_a_patch_from_a_lower_probability() -> None:
+    def patches(first: float, second: float) -> Finding:
+        return several(patch={2: first, 7: second})
+
+    beside = next(s for s in np.geomspace(2, 30, 200) if patches(1.0, s).classes[7].probability < 0.5)
+    finding = patches(1.0, float(beside))
+    assert [c.index for c in finding.suspects] == [2, 7] and finding.classes[7].best == "patch"
+    low = next(s for s in np.geomspace(2, 60, 200) if patches(1.0, s).classes[7].probability < CONFIG.further)
+    assert [c.index for c in patches(1.0, float(low)).suspects] == [2]
+
+
+def test_beside_a_sure_class_no_other_family_makes_one_suspect_from_a_lower_probability() -> None:
+    for size in np.geomspace(2, 60, 60):
+        finding = several(patch={2: 1.0}, additive={5: float(size)})
+        if CONFIG.further <= finding.classes[5].probability < CONFIG.alarm:
+            break
+    assert finding.classes[5].best == "additive" and finding.classes[5].probability >= CONFIG.further
+    assert [c.index for c in finding.suspects] == [2]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_on_images_larger_than_a_control_is_asked_for_classes_must_stand_out_further(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changed = {family: {6: ORDINARY[family][6] / 2}}
+    usual = several(**changed)
+    monkeypatch.setattr("detrigger.detect.LARGEST", SHAPE[1] - 1)
+    larger = several(**changed)
+    assert larger.probability < usual.probability and fitted().larger > 0
+    for a, b in zip(usual.classes, larger.classes, strict=True):
+        for f in FAMILIES:
+            difference = a.evidence[f"{f} surprise"] - b.evidence[f"{f} surprise"]
+            assert difference == pytest.approx(fitted().larger)
+    plain = [detect(named(found([50, 52, 9, 55])), names(4), SHAPE, PLAIN)]
+    monkeypatch.undo()
+    plain.append(detect(named(found([50, 52, 9, 55])), names(4), SHAPE, PLAIN))
+    assert plain[0] == plain[1]
+
+
 def test_classes_may_be_suspect_by_different_families_and_the_most_suspect_decides() -> None:
     finding = several(patch={2: 1.0}, additive={5: 12.0})
     first, second = finding.suspects
@@ -382,7 +421,7 @@ def test_the_level_is_relative_to_the_size_that_is_typical_for_the_shape() -> No
 
 def test_the_shipped_coefficients_are_whole_and_finite_and_never_reward_a_larger_trigger() -> None:
     stored = json.loads((files("detrigger") / "coefficients.json").read_text("utf-8"))
-    assert set(stored) == {"fitted_on", "families", "sources", "calibration", "control"}
+    assert set(stored) == {"fitted_on", "families", "sources", "calibration", "control", "larger"}
     assert stored["fitted_on"]
     known = fitted()
     assert set(known.families) == set(FAMILIES)

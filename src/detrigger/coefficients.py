@@ -28,6 +28,9 @@ class Coefficients:
     sources: SourceTerms
     calibration: Calibration
     control: NaturalTerms
+    larger: float
+    """How much further clean models stand out, by whatever family, on images larger than a control is asked
+    for (`detrigger.evidence.LARGEST`); in spreads."""
 
 
 @cache
@@ -40,4 +43,5 @@ def fitted() -> Coefficients:
         SourceTerms(**stored["sources"]),
         Calibration(**stored["calibration"]),
         NaturalTerms(**stored["control"]),
+        stored["larger"],
     )

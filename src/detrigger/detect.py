@@ -60,6 +60,9 @@ class DetectConfig:
     """Probability from which the verdict is `backdoored`, and a class suspect; 0 to 1."""
     doubt: float = 0.4
     """Probability from which the verdict is not `clean`, and the likeliest class suspect; 0 to 1."""
+    further: float = 0.3
+    """Probability from which a class is suspect by a patch, once another one has raised the alarm: who plants
+    one patch may plant two. Patterns, waves and filters of one backdoor show in other classes, too."""
 
 
 PLAIN = DetectConfig(
@@ -69,6 +72,7 @@ PLAIN = DetectConfig(
     calibration=Calibration(0.0, 1.0),
     alarm=0.5,
     doubt=0.5,
+    further=0.5,
 )
 """The published rule: alarm at a plain outlier index of 2 or more, and no doubt below."""
 
@@ -126,7 +130,7 @@ def detect(
             p_value=p_values[i].item(),
             success=shown.inversion.success[i].item(),
             inverted=bool(shown.inverted[i]),
-            suspect=chance[best[i], i].item() >= config.alarm or (i == top and probability >= config.doubt),
+            suspect=_suspect(kinds[int(best[i])], chance[best[i], i].item(), i == top, probability, config),
             best=kinds[int(best[i])],
             probability=chance[best[i], i].item(),
             evidence={MARGIN: near[i].item()}
@@ -143,22 +147,30 @@ def detect(
     return dataclasses.replace(finding, reasons=(*finding.reasons[:1], reason, *finding.reasons[1:]))
 
 
+def _suspect(kind: str, own: float, top: bool, whole: float, config: DetectConfig) -> bool:
+    """By the probability of its own, and that of the whole model, which is that of the top class."""
+    beside = kind == "patch" and whole >= config.alarm and own >= config.further
+    return own >= config.alarm or beside or (top and whole >= config.doubt)
+
+
 def _far(
     inversions: Mapping[str, Inversion],
     clean: Clean | None,
     shape: tuple[int, int, int],
     config: DetectConfig,
 ) -> tuple[list[Features], dict[str, Float[Tensor, " k"]]]:
-    """Features of each family, and how far by it each class stands out."""
+    """Features of each family, and how far by it each class stands out, for images of this size."""
     found = [
         features(inversion, shape, success=config.inverted, log=config.log_sizes, floor=config.spread_floor)
         for kind, inversion in inversions.items()
         if kind in FAMILIES
     ]
     near = _near(clean, found[0].inversion.targets) if found else torch.empty(0)
-    terms = fitted().families
+    fit = fitted()
+    allowed = fit.larger if config.terms is None and max(shape[1:]) > LARGEST else 0.0
     return found, {
-        f.inversion.family: surprise(f, near, config.terms or terms[f.inversion.family]) for f in found
+        f.inversion.family: surprise(f, near, config.terms or fit.families[f.inversion.family]) - allowed
+        for f in found
     }
 
 

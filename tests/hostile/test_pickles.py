@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import pickletools
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,13 @@ def test_what_cannot_be_shown_to_work_is_called_harmful_as_well(case: str) -> No
 def test_names_that_got_past_scanners_are_harmful_when_called(full: str) -> None:
     module, _, attribute = full.rpartition(".")
     assert high(in_pickle(called(name(module, attribute), text("x")) + STOP).would_run) == [full]
+
+
+def test_odd_escapes_in_a_string_are_read_without_a_warning() -> None:
+    data = rb"S'\{\x41'" + b"\n."
+    with pytest.warns(DeprecationWarning):
+        assert next(pickletools.genops(data))[1] == r"\{A"
+    assert Machine().read(io.BytesIO(data)) == r"\{A"
 
 
 def test_what_would_be_called_is_shown_with_its_arguments() -> None:

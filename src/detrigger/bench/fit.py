@@ -18,7 +18,7 @@ import torch
 from torch.nn.functional import softplus
 
 from detrigger.coefficients import Calibration, Coefficients
-from detrigger.evidence import FURTHEST, HELD, INDEX_CAP, NaturalTerms, Terms
+from detrigger.evidence import FURTHEST, HELD, INDEX_CAP, LARGEST, NaturalTerms, Terms
 from detrigger.finding import CONTROL, MARGIN
 from detrigger.sources import EACH, EVERY, SourceTerms
 from detrigger.trigger import FAMILIES
@@ -46,14 +46,30 @@ class Case:
     """Per kind of evidence, the highest weighted sum of any class; kinds that reached none are left out."""
     classes: tuple[tuple[dict[str, float], float], ...] = ()
     """If a control was asked: for each class, its sums, and how far it stands out in the control."""
+    larger: bool = False
+    """Its images are larger than a control is asked for."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of clean models."""
+
+    sums: dict[str, tuple[float, float]]
+    """Per kind, mean and spread of the highest sum."""
+    larger: float = 0.0
+    """How much further they stand out on larger images, by families; in spreads."""
+
+    def far(self, case: Case, kind: str, value: float) -> float:
+        """How far a sum of that kind stands out."""
+        mean, spread = self.sums[kind]
+        return (value - mean) / spread - (self.larger if case.larger and kind in FAMILIES else 0.0)
 
 
 @dataclass(frozen=True)
 class Fitted:
     """What is fitted."""
 
-    clean: dict[str, tuple[float, float]]
-    """Per kind, mean and spread of the highest sum of clean models."""
+    clean: Known
     calibration: Calibration
     control: NaturalTerms
     """Its weight is chosen, not fitted."""
@@ -76,6 +92,7 @@ def case(card: dict[str, Any], known: Coefficients) -> Case:
         bool(truth.get("weak")),
         highest,
         tuple((row, e[CONTROL]) for row, e in zip(sums, evidence, strict=True)) if controlled else (),
+        max(card["scan"]["model"]["image_shape"][1:]) > LARGEST,
     )
 
 
@@ -103,15 +120,16 @@ def fit(cases: Sequence[Case], control: NaturalTerms) -> Fitted:
     Those of which a control was asked are also fitted by themselves, with the weight of `control`; if clean
     or backdoored ones are missing, it stays as it was.
     """
-    clean = {}
+    moments = {}
     for kind in (*FAMILIES, EACH, TWO, EVERY):
         sums = [c.sums[kind] for c in cases if not c.backdoored and kind in c.sums]
         known = len(sums) >= LEAST_CLEAN
-        clean[kind] = (
+        moments[kind] = (
             (statistics.fmean(sums), max(LEAST_SPREAD, statistics.stdev(sums)))
             if known
             else (0.0, LEAST_SPREAD)
         )
+    clean = Known(moments, _larger(cases, Known(moments)))
     counted = [c for c in cases if not (c.backdoored and c.weak)]
     calibration = _calibrated([furthest(c, clean) for c in counted], counted)
     asked = [c for c in counted if c.classes]
@@ -119,6 +137,18 @@ def fit(cases: Sequence[Case], control: NaturalTerms) -> Fitted:
         odds = _calibrated([left(c, clean, control.weight)[0] for c in asked], asked, like=calibration)
         control = NaturalTerms(control.weight, odds.intercept, odds.slope)
     return Fitted(clean, calibration, control)
+
+
+def _larger(cases: Sequence[Case], clean: Known) -> float:
+    """How much further clean models stand out on larger images than on others; 0 if of either too few are
+    known."""
+    far: dict[bool, list[float]] = {True: [], False: []}
+    for c in cases:
+        if not c.backdoored:
+            far[c.larger].append(furthest(c, clean))
+    if min(len(values) for values in far.values()) < LEAST_CLEAN:
+        return 0.0
+    return max(0.0, statistics.fmean(far[True]) - statistics.fmean(far[False]))
 
 
 def _calibrated(far: Sequence[float], cases: Sequence[Case], like: Calibration | None = None) -> Calibration:
@@ -143,18 +173,18 @@ def _calibrated(far: Sequence[float], cases: Sequence[Case], like: Calibration |
     return Calibration(raw[0].item(), softplus(raw[1]).item())
 
 
-def furthest(case: Case, clean: dict[str, tuple[float, float]]) -> float:
+def furthest(case: Case, clean: Known) -> float:
     """How far the most suspect class stands out by any kind; -FURTHEST if none was reached."""
-    return max(((s - clean[k][0]) / clean[k][1] for k, s in case.sums.items()), default=-FURTHEST)
+    return max((clean.far(case, k, s) for k, s in case.sums.items()), default=-FURTHEST)
 
 
-def left(case: Case, clean: dict[str, tuple[float, float]], weight: float) -> tuple[float, float]:
+def left(case: Case, clean: Known, weight: float) -> tuple[float, float]:
     """The same, less what a control shows of each class: by families it was searched for, and by others."""
 
     def far(*, held: bool) -> float:
         return max(
             (
-                min((s - clean[k][0]) / clean[k][1], FURTHEST) - (weight * natural if k in FAMILIES else 0.0)
+                min(clean.far(case, k, s), FURTHEST) - (weight * natural if k in FAMILIES else 0.0)
                 for sums, natural in case.classes
                 for k, s in sums.items()
                 if (k in HELD) == held
@@ -204,7 +234,7 @@ def coefficients(
 ) -> dict[str, Any]:
     """The content of coefficients.json. What no case shows of single sources stays as it was."""
     bad = sum(c.backdoored for c in cases)
-    told = {k: tuple(round(v, 3) for v in value) for k, value in fitted.clean.items()}
+    told = {k: tuple(round(v, 3) for v in value) for k, value in fitted.clean.sums.items()}
     families = {
         f: dataclasses.asdict(dataclasses.replace(known.families[f], clean=told[f][0], spread=told[f][1]))
         for f in FAMILIES
@@ -220,4 +250,5 @@ def coefficients(
         "sources": dataclasses.asdict(fitted_sources),
         "calibration": {k: round(v, 3) for k, v in dataclasses.asdict(fitted.calibration).items()},
         "control": {k: round(v, 3) for k, v in dataclasses.asdict(fitted.control).items()},
+        "larger": round(fitted.clean.larger, 3),
     }

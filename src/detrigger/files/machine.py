@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import pickletools
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -92,11 +93,13 @@ class Machine:
         """
         run = _Run(self.uses, self.outside)
         try:
-            for op, argument, _ in pickletools.genops(stream):
-                self.left -= 1
-                if self.left < 0:
-                    raise Unreadable("it has too many instructions")
-                run.step(op.name, argument)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # Python warns of odd escapes in the strings of a pickle
+                for op, argument, _ in pickletools.genops(stream):
+                    self.left -= 1
+                    if self.left < 0:
+                        raise Unreadable("it has too many instructions")
+                    run.step(op.name, argument)
             return run.stack.pop()
         except Unreadable:
             raise
