@@ -550,6 +550,7 @@ def test_a_source_that_fewer_pixels_turn_into_another_class_than_in_a_control_is
     assert suspect.evidence[f"{EACH} ratio"] == RATIO_CAP
     assert suspect.evidence[f"{EACH} below"] == pytest.approx(math.log(60 / 1.5), rel=1e-5)
     assert "'kind 4' to 'kind 5' (1.5, in a control 14.0)" in finding.reasons[0]
+    assert suspect.sources == (4,) and not any(c.sources for c in finding.classes if c is not suspect)
     assert finding.family == "patch" and suspect.size == ORDINARY["patch"][5]
 
 

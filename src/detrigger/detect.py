@@ -133,6 +133,7 @@ def detect(
             suspect=_suspect(kinds[int(best[i])], chance[best[i], i].item(), i == top, probability, config),
             best=kinds[int(best[i])],
             probability=chance[best[i], i].item(),
+            sources=sources.named(target, fit.sources) if sources and kinds[int(best[i])] == EACH else (),
             evidence={MARGIN: near[i].item()}
             | _family_evidence(found, raw, chances[i], i)
             | ({} if known is None else {CONTROL: known[i].item()})
@@ -250,8 +251,7 @@ def _judge(
         reasons.append("with two classes only the gap between their sizes can be judged")
     top = max(classes, key=lambda c: c.probability)
     if sources and top.best == EACH:
-        leading = sources.leading(top.index, fitted().sources)
-        reasons.insert(0, each_reason(sources, leading, names))
+        reasons.insert(0, each_reason(sources, sources.leading(top.index, fitted().sources), names))
     if top.best == EVERY:
         reasons.insert(0, every_reason(inversions[EVERY], names))
     verdict: Verdict = (

@@ -35,6 +35,8 @@ class ClassFinding:
     """Family by which it is most suspect."""
     probability: float
     """That it is a target, by that family."""
+    sources: tuple[int, ...] = ()
+    """Classes whose images go to it, if it is most suspect by pairs with single sources; the first most."""
     evidence: dict[str, float] = field(default_factory=dict)
     """`clean margin`; for each family `NAME size`, `NAME success`, `NAME score`, `NAME gap`, `NAME level`,
     `NAME probability`, and `NAME surprise` if a trigger was found; `control surprise`, if a control was

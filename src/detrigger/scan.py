@@ -12,7 +12,6 @@ from torch import Tensor
 
 from detrigger import fast, measure
 from detrigger.budgets import Budget
-from detrigger.coefficients import fitted
 from detrigger.detect import PLAIN, detect
 from detrigger.errors import DataError, ModelError, UsageError
 from detrigger.evidence import Natural, clean_answers
@@ -23,7 +22,7 @@ from detrigger.invert import Inversion
 from detrigger.model import Classifier, Origin
 from detrigger.neural_cleanse import NeuralCleanseConfig, neural_cleanse
 from detrigger.search import plan, search
-from detrigger.sources import EACH, EVERY, pairs
+from detrigger.sources import EACH, EVERY
 from detrigger.trigger import Trigger
 
 BETTER_ORDER = 0.1
@@ -154,7 +153,7 @@ def scan(
         finding = _partial(finding, len(targets), len(model.classes))
     return Scan(
         finding=finding,
-        backdoors=_backdoors(finding, inversions, model, images, natural),
+        backdoors=_backdoors(finding, inversions, model, images),
         family=finding.family,
         origin=model.origin,
         classes=model.classes,
@@ -240,7 +239,6 @@ def _backdoors(
     inversions: dict[str, Inversion],
     model: Classifier,
     images: Images,
-    natural: Natural | None,
 ) -> tuple[Backdoor, ...]:
     if finding.verdict == "clean":
         return ()
@@ -252,10 +250,10 @@ def _backdoors(
         if suspect.best == EVERY:
             i = inversion.sources.index(int(suspect.evidence[f"{EVERY} source"]))
             sources = _sources(model, images, inversion.trigger[i], suspect.index)
-        if suspect.best == EACH and natural:
-            told = pairs(inversion, natural.inversions[EACH])
-            leading = told.leading(suspect.index, fitted().sources)
-            i, sources = leading[0], tuple(sorted(inversion.sources[j] for j in leading))
+        if suspect.best == EACH:
+            first = (suspect.index, suspect.sources[0])
+            i = tuple(zip(inversion.targets, inversion.sources, strict=True)).index(first)
+            sources = tuple(sorted(suspect.sources))
         found.append(
             Backdoor(
                 target=suspect.index,

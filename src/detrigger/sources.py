@@ -88,6 +88,10 @@ class Pairs:
         first, *others = self.of(target)
         return first, *(i for i in others if far[i] >= ALIKE * far[first] > 0)
 
+    def named(self, target: int, terms: SourceTerms) -> tuple[int, ...]:
+        """Source classes of the leading pairs."""
+        return tuple(self.inversion.sources[i] for i in self.leading(target, terms))
+
 
 def pairs(inversion: Inversion, natural: Inversion) -> Pairs:
     """From inversions of `escape.from_pairs`, of the scanned network and of its control.
