@@ -71,9 +71,10 @@ def test_mean_and_spread_are_those_of_clean_models_alone() -> None:
     assert mean == pytest.approx(1.25) and spread == pytest.approx(0.9354, abs=1e-4)
 
 
-def test_a_kind_that_few_clean_models_show_has_no_mean_of_its_own() -> None:
-    few = [Case(c.id, c.dataset, c.attack, c.backdoored, False, {"warp": 7.0}) for c in CASES[2:]]
-    assert fit(few, CONTROL_TERMS).clean.sums["warp"] == (0.0, fitting.LEAST_SPREAD)
+def test_a_kind_that_few_clean_models_show_is_judged_by_the_highest_of_them() -> None:
+    few = [dataclasses.replace(c, sums={"warp": i - 7.0}) for i, c in enumerate(CASES[2:])]
+    assert fit(few, CONTROL_TERMS).clean.sums["warp"] == (-4.0, fitting.LEAST_SPREAD)
+    assert fit(few, CONTROL_TERMS).clean.sums["colour"] == (0.0, fitting.LEAST_SPREAD)
 
 
 def test_weak_models_do_not_count_in_the_calibration() -> None:

@@ -31,7 +31,7 @@ from detrigger.evidence import (
 from detrigger.finding import CONTROL, Finding
 from detrigger.invert import Inversion
 from detrigger.outliers import family_wise_p_values, gaps, outlier_index
-from detrigger.sources import EACH, EVERY, RATIO_CAP, SourceTerms, each_surprise, pairs
+from detrigger.sources import EACH, EVERY, RATIO_CAP, SourceTerms, each_surprise, every_targets, pairs
 from detrigger.trigger import FAMILIES
 from detrigger.trigger.patch import PatchTrigger
 
@@ -597,6 +597,11 @@ def test_one_small_trigger_that_moves_every_class_means_all_to_all() -> None:
     assert judged(**{EVERY: sent(AWAY, [150.0] * 6)}).verdict == "clean"
     assert judged(**{EVERY: sent(AWAY, [4.0] * 6, success=[0.4] * 6)}).verdict == "clean"
     assert judged(**{EVERY: sent([1, 0, 0, 1, 0, 0], [4.0] * 6)}).verdict == "clean"  # few targets
+
+
+def test_two_targets_of_four_classes_do_not_mean_all_to_all_and_three_do() -> None:
+    for targets, reached in (([1, 0, 1, 0], set()), ([1, 0, 3, 0], {0, 1, 3})):
+        assert every_targets(sent(targets, [4.0] * 4)) == reached
 
 
 # Clean margins

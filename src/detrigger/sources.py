@@ -30,6 +30,9 @@ NAMED = 3
 DISTINCT = 0.5
 """Targets, as a share of the sources, from which a trigger for all sources means all-to-all."""
 
+LEAST_DISTINCT = 3
+"""At least so many: a pattern that looks like a class sends all others there, and that one elsewhere."""
+
 LEAST_SIZE = 1.0
 """Pixels below which a trigger for a pair counts as that."""
 
@@ -140,10 +143,11 @@ def every_surprise(
 
 
 def every_targets(inversion: Inversion) -> set[int]:
-    """Classes that the trigger for all sources sends them to; none if those are fewer than half as many."""
+    """Classes that the trigger for all sources sends them to; none if those are too few."""
     moved = zip(inversion.targets, inversion.success.tolist(), strict=True)
     reached = {t for t, rate in moved if rate >= REACHED}
-    return reached if len(reached) >= DISTINCT * len(inversion.sources) else set()
+    least = max(LEAST_DISTINCT, DISTINCT * len(inversion.sources))
+    return reached if len(reached) >= least else set()
 
 
 def each_reason(found: Pairs, leading: tuple[int, ...], names: tuple[str, ...]) -> str:

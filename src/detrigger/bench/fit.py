@@ -28,7 +28,7 @@ TWO = f"{EACH}, two"
 LEAST_SPREAD = 0.4
 """Spread of clean models at least: some kinds of trigger reach hardly any class of them."""
 LEAST_CLEAN = 5
-"""Clean models that a kind must have reached to be judged by its own mean; else the mean is 0."""
+"""Clean models that a kind must have reached to have a mean; else it is their highest sum, and 0 of none."""
 LIKE = 2.0
 """Weight of the squared differences between the calibration of models with a control and that of all."""
 
@@ -123,11 +123,10 @@ def fit(cases: Sequence[Case], control: NaturalTerms) -> Fitted:
     moments = {}
     for kind in (*FAMILIES, EACH, TWO, EVERY):
         sums = [c.sums[kind] for c in cases if not c.backdoored and kind in c.sums]
-        known = len(sums) >= LEAST_CLEAN
         moments[kind] = (
             (statistics.fmean(sums), max(LEAST_SPREAD, statistics.stdev(sums)))
-            if known
-            else (0.0, LEAST_SPREAD)
+            if len(sums) >= LEAST_CLEAN
+            else (max(sums, default=0.0), LEAST_SPREAD)
         )
     clean = Known(moments, _larger(cases, Known(moments)))
     counted = [c for c in cases if not (c.backdoored and c.weak)]

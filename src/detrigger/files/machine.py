@@ -93,16 +93,13 @@ class Machine:
         """
         run = _Run(self.uses, self.outside)
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # Python warns of odd escapes in the strings of a pickle
+            with warnings.catch_warnings(action="ignore"):  # of odd escapes in the strings of a pickle
                 for op, argument, _ in pickletools.genops(stream):
                     self.left -= 1
                     if self.left < 0:
                         raise Unreadable("it has too many instructions")
                     run.step(op.name, argument)
             return run.stack.pop()
-        except Unreadable:
-            raise
         except (ValueError, IndexError, KeyError, OverflowError, AttributeError, TypeError) as error:
             raise Unreadable(f"it is damaged ({error})") from error
 
