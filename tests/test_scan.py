@@ -145,7 +145,7 @@ def test_the_budget_decides_the_work_and_precision_is_measured_once(
     monkeypatch.setattr(searching, "invert", search)
     monkeypatch.setattr(searching.fast, "fastest", fastest)
     truth = planted()
-    assert scan(truth.model, truth.images, ScanConfig(budget=budget)).finding.verdict == "clean"
+    assert scan(truth.model, truth.images, ScanConfig(budget, "auto")).finding.verdict == "clean"
     plan = {family: stages for family, stages in BUDGETS[budget].items() if family in FAMILIES}
     assert {family: config.stages for family, config in search.asked} == plan
     assert measured[0] == "auto" and {config.precision for _, config in search.asked} == {"bf16"}

@@ -135,8 +135,8 @@ class InvertConfig:
     such a trigger works on its source alone. Only if all goals have a source; 0 to below 1."""
     batch: int = 320
     """Images per forward and backward pass at most, which classes share; fewer if they are large."""
-    precision: fast.Precision = "auto"
-    """Of the search: bf16 where that is measured to be faster. Success is always measured in fp32."""
+    precision: fast.Precision = "fp32"
+    """Of the search; success is always measured in fp32."""
 
 
 def start(

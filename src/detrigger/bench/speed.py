@@ -115,7 +115,7 @@ class Speed:
 
     @property
     def one(self) -> Timed:
-        """The scan as it is by default."""
+        """The scan in the precision that is measured to be the faster one."""
         return self.scans["auto"]
 
     @property
