@@ -601,7 +601,14 @@ def test_one_small_trigger_that_moves_every_class_means_all_to_all() -> None:
 
 def test_two_targets_of_four_classes_do_not_mean_all_to_all_and_three_do() -> None:
     for targets, reached in (([1, 0, 1, 0], set()), ([1, 0, 3, 0], {0, 1, 3})):
-        assert every_targets(sent(targets, [4.0] * 4)) == reached
+        assert every_targets(sent(targets, [4.0] * 4), 4) == reached
+    assert every_targets(sent([1, 0, 3, 0], [4.0] * 4), 6) == {0, 1, 3}
+    assert every_targets(sent([1, 0, 3, 0], [4.0] * 4), 7) == set()  # three of seven are few
+
+
+def test_of_several_sources_of_one_target_the_one_that_is_sent_there_most_is_named() -> None:
+    finding = judged(**{EVERY: sent([1, 2, 3, 4, 1, 2], [4.0] * 6, success=[0.6, 1, 1, 1, 0.9, 0.5])})
+    assert [c.evidence.get(f"{EVERY} source") for c in finding.classes] == [None, 4, 1, 2, 3, None]
 
 
 # Clean margins

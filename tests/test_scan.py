@@ -425,6 +425,16 @@ def test_a_backdoor_from_every_class_to_the_next_is_found_with_all_of_them() -> 
         assert backdoor.size == result.backdoors[0].size < 8 and backdoor.success > 0.7
 
 
+def test_a_trigger_that_moves_held_out_images_only_has_the_source_that_it_moved_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, images = rotating()
+    nothing = torch.zeros(len(images), dtype=torch.bool)
+    monkeypatch.setattr("detrigger.scan.measure.hits", lambda _m, i, _t, target: nothing[i.y != target])
+    for backdoor in scan(model, images, CONFIG).backdoors:
+        assert backdoor.sources == ((backdoor.target - 1) % 6,)
+
+
 def test_a_class_with_a_single_image_does_not_stop_the_search_of_sources() -> None:
     truth = planted(targets=())
     kept = (truth.images.y != 3) | (torch.arange(144) == 72)

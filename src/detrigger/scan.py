@@ -249,8 +249,9 @@ def _backdoors(
         i = inversion.targets.index(suspect.index)
         sources: Literal["all"] | tuple[int, ...] = "all"
         if suspect.best == EVERY:
-            i = inversion.sources.index(int(suspect.evidence[f"{EVERY} source"]))
-            sources = _sources(model, images, inversion.trigger[i], suspect.index)
+            source = int(suspect.evidence[f"{EVERY} source"])
+            i = inversion.sources.index(source)
+            sources = _sources(model, images, inversion.trigger[i], suspect.index) or (source,)
         if suspect.best == EACH:
             first = (suspect.index, suspect.sources[0])
             i = tuple(zip(inversion.targets, inversion.sources, strict=True)).index(first)

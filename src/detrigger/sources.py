@@ -28,7 +28,7 @@ NAMED = 3
 """Sources that a reason names."""
 
 DISTINCT = 0.5
-"""Targets, as a share of the sources, from which a trigger for all sources means all-to-all."""
+"""Targets, as a share of all classes, from which a trigger for all sources means all-to-all."""
 
 LEAST_DISTINCT = 3
 """At least so many: a pattern that looks like a class sends all others there, and that one elsewhere."""
@@ -138,15 +138,15 @@ def every_surprise(
     """How far each class stands out as one of the targets of an all-to-all backdoor, in spreads of clean
     models; -inf for one that no source is sent to."""
     far = (every_level(inversion, shape) - terms.every_clean) / terms.every_spread
-    reached = every_targets(inversion)
+    reached = every_targets(inversion, len(targets))
     return torch.tensor([far if t in reached else -torch.inf for t in targets], dtype=torch.float64)
 
 
-def every_targets(inversion: Inversion) -> set[int]:
-    """Classes that the trigger for all sources sends them to; none if those are too few."""
+def every_targets(inversion: Inversion, classes: int) -> set[int]:
+    """Classes that the trigger for all sources sends them to; none if too few of so many are."""
     moved = zip(inversion.targets, inversion.success.tolist(), strict=True)
     reached = {t for t, rate in moved if rate >= REACHED}
-    least = max(LEAST_DISTINCT, DISTINCT * len(inversion.sources))
+    least = max(LEAST_DISTINCT, DISTINCT * classes)
     return reached if len(reached) >= least else set()
 
 
