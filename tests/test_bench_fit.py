@@ -96,6 +96,26 @@ def test_clean_models_may_stand_out_further_on_larger_images_and_as_much_is_allo
     assert coefficients(found, CASES, KNOWN, "")["larger"] == round(found.clean.larger, 3)
 
 
+def test_with_larger_images_a_control_takes_off_and_has_no_odds_of_its_own() -> None:
+    clean = Known({"patch": (0.0, 1.0), EVERY: (0.0, 1.0)}, larger=1.0)
+    found = Fitted(clean, Calibration(-1.0, 1.0), NaturalTerms(0.5, -5.0, 3.0))
+    small = controlled("m", 6.0, 2.0, backdoored=True)
+    assert logit(probability(small, found)) == pytest.approx(-5 + 3 * (6 - 0.5 * 2))
+    large = dataclasses.replace(small, larger=True)
+    assert logit(probability(large, found)) == pytest.approx(-1 + 6 - 1 - 0.5 * 2)
+    asked = [controlled(f"d{i}", 9.0 + i, 8.0 * (i % 2), backdoored=not i % 2) for i in range(10)]
+    told = fit([*CASES, *(dataclasses.replace(c, larger=True) for c in asked)], CONTROL_TERMS)
+    assert told.control == CONTROL_TERMS
+
+
+def test_how_much_further_clean_models_stand_out_is_told_by_families_alone() -> None:
+    more = [dataclasses.replace(one(f"l{i}", 3 + 0.5 * i, backdoored=False), larger=True) for i in range(5)]
+    far = fit([*CASES, *more], CONTROL_TERMS).clean.larger
+    pairs = [dataclasses.replace(c, sums=c.sums | {EACH: 0.4 * i}) for i, c in enumerate(CASES)]
+    none = dataclasses.replace(CASES[0], id="n", sums={EVERY: -1.0})
+    assert fit([*pairs, none, *more], CONTROL_TERMS).clean.larger == pytest.approx(far)
+
+
 def test_too_few_clean_models_of_larger_images_or_of_small_ones_allow_nothing() -> None:
     more = [dataclasses.replace(one(f"l{i}", 3.0, backdoored=False), larger=True) for i in range(4)]
     assert fit([*CASES, *more], CONTROL_TERMS).clean.larger == 0

@@ -599,16 +599,21 @@ def test_one_small_trigger_that_moves_every_class_means_all_to_all() -> None:
     assert judged(**{EVERY: sent([1, 0, 0, 1, 0, 0], [4.0] * 6)}).verdict == "clean"  # few targets
 
 
-def test_two_targets_of_four_classes_do_not_mean_all_to_all_and_three_do() -> None:
-    for targets, reached in (([1, 0, 1, 0], set()), ([1, 0, 3, 0], {0, 1, 3})):
-        assert every_targets(sent(targets, [4.0] * 4), 4) == reached
-    assert every_targets(sent([1, 0, 3, 0], [4.0] * 4), 6) == {0, 1, 3}
-    assert every_targets(sent([1, 0, 3, 0], [4.0] * 4), 7) == set()  # three of seven are few
+def test_fewer_than_five_targets_or_than_half_as_many_as_sources_do_not_mean_all_to_all() -> None:
+    for targets, most in (
+        ([1, 2, 3, 0], set()),
+        ([1, 2, 3, 0, 1, 2], set()),
+        ([1, 2, 3, 4, 0], set(range(5))),
+    ):
+        assert every_targets(sent(targets, [4.0] * len(targets))) == most
+    twice = [1, 2, 3, 4, 0] * 2
+    assert every_targets(sent(twice, [4.0] * 10)) == set(range(5))
+    assert every_targets(sent([*twice, 1], [4.0] * 11)) == set()
 
 
 def test_of_several_sources_of_one_target_the_one_that_is_sent_there_most_is_named() -> None:
-    finding = judged(**{EVERY: sent([1, 2, 3, 4, 1, 2], [4.0] * 6, success=[0.6, 1, 1, 1, 0.9, 0.5])})
-    assert [c.evidence.get(f"{EVERY} source") for c in finding.classes] == [None, 4, 1, 2, 3, None]
+    finding = judged(**{EVERY: sent([1, 2, 3, 4, 5, 1], [4.0] * 6, success=[0.6, 1, 1, 1, 0.9, 0.9])})
+    assert [c.evidence.get(f"{EVERY} source") for c in finding.classes] == [None, 5, 1, 2, 3, 4]
 
 
 # Clean margins

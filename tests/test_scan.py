@@ -192,7 +192,9 @@ def test_sources_are_searched_if_nothing_else_is_found_and_all_of_enough_classes
     assert not asked_for_sources(monkeypatch, budget="quick")
     assert not asked_for_sources(monkeypatch, classes=3)
     assert not asked_for_sources(monkeypatch, targets=(0, 1, 2, 3, 4))
-    assert asked_for_sources(monkeypatch, classes=4) and asked_for_sources(monkeypatch, classes=25)
+    assert not asked_for_sources(monkeypatch, classes=4) and asked_for_sources(monkeypatch, classes=5)
+    assert asked_for_sources(monkeypatch, budget="thorough", classes=4) == {EACH}
+    assert asked_for_sources(monkeypatch, classes=25)
 
 
 def test_progress_only_rises_and_ends_at_the_total_over_all_families() -> None:
@@ -431,8 +433,8 @@ def test_a_trigger_that_moves_held_out_images_only_has_the_source_that_it_moved_
     model, images = rotating()
     nothing = torch.zeros(len(images), dtype=torch.bool)
     monkeypatch.setattr("detrigger.scan.measure.hits", lambda _m, i, _t, target: nothing[i.y != target])
-    for backdoor in scan(model, images, CONFIG).backdoors:
-        assert backdoor.sources == ((backdoor.target - 1) % 6,)
+    found = scan(model, images, CONFIG).backdoors
+    assert len(found) >= 5 and all(b.sources == ((b.target - 1) % 6,) for b in found)
 
 
 def test_a_class_with_a_single_image_does_not_stop_the_search_of_sources() -> None:

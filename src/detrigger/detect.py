@@ -137,7 +137,7 @@ def detect(
             evidence={MARGIN: near[i].item()}
             | _family_evidence(found, raw, chances[i], i)
             | ({} if known is None else {CONTROL: known[i].item()})
-            | _source_evidence(inversions, sources, shape, (target, len(targets)), chances[i]),
+            | _source_evidence(inversions, sources, shape, target, chances[i]),
         )
         for i, target in enumerate(targets)
     )
@@ -202,11 +202,10 @@ def _source_evidence(
     inversions: Mapping[str, Inversion],
     sources: Pairs | None,
     shape: tuple[int, int, int],
-    target_of: tuple[int, int],
+    target: int,
     chance: Mapping[str, float],
 ) -> dict[str, float]:
-    """Of a target, of so many."""
-    (target, classes), evidence = target_of, dict[str, float]()
+    evidence: dict[str, float] = {}
     if sources and (order := sources.of(target)):
         first = order[0]
         evidence |= {
@@ -217,7 +216,7 @@ def _source_evidence(
             **({f"{EACH} second": sources.sum[order[1]].item()} if len(order) > 1 else {}),
             f"{EACH} probability": chance[EACH],
         }
-    if EVERY in inversions and target in every_targets(inversions[EVERY], classes):
+    if EVERY in inversions and target in every_targets(inversions[EVERY]):
         every = inversions[EVERY]
         sent = [i for i, t in enumerate(every.targets) if t == target]
         evidence |= {

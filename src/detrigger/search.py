@@ -21,10 +21,10 @@ from detrigger.heats import Goal, InvertConfig, Map, Progress, Stage, serial, si
 from detrigger.images import Images
 from detrigger.invert import Inversion, invert
 from detrigger.model import Classifier
-from detrigger.sources import EACH, EVERY
+from detrigger.sources import EACH, EVERY, LEAST_DISTINCT
 
 LEAST_CLASSES = 4
-"""Classes from which sources are searched: with fewer there is nothing to compare."""
+"""Classes from which pairs of them are searched: with fewer there is nothing to compare."""
 
 SOURCE_IMAGES = 5
 """Images that a class needs to be searched as a source: of fewer, hardly any can be held out."""
@@ -237,10 +237,13 @@ def plan(
     """
     precision = fast.fastest(model, measure.batches(images.x)[0][:MEASURED], precision).precision
     enough = _sources(images)
-    comparable = len(enough) >= LEAST_CLASSES and len(targets) == len(model.classes)
+    whole = len(targets) == len(model.classes)
     pairs = tuple(Goal(t, s) for s in enough for t in targets if t != s)
     fit = len(pairs) <= PAIRS and max(images.shape[1:]) <= LARGEST
-    goals = {EVERY: (Goal(None),) if comparable else (), EACH: pairs if comparable and fit else ()}
+    goals = {
+        EVERY: (Goal(None),) if whole and len(enough) >= LEAST_DISTINCT else (),
+        EACH: pairs if whole and fit and len(enough) >= LEAST_CLASSES else (),
+    }
     planned = []
     for kind in BUDGETS[budget]:
         wanted = goals.get(kind, tuple(Goal(t) for t in targets))

@@ -28,10 +28,11 @@ NAMED = 3
 """Sources that a reason names."""
 
 DISTINCT = 0.5
-"""Targets, as a share of all classes, from which a trigger for all sources means all-to-all."""
+"""Targets, as a share of the sources, from which a trigger for all sources means all-to-all."""
 
-LEAST_DISTINCT = 3
-"""At least so many: a pattern that looks like a class sends all others there, and that one elsewhere."""
+LEAST_DISTINCT = 5
+"""At least so many: a pattern that looks like a class sends all others there and that one elsewhere, and of
+few images of few classes some go anywhere."""
 
 LEAST_SIZE = 1.0
 """Pixels below which a trigger for a pair counts as that."""
@@ -56,9 +57,9 @@ class SourceTerms:
     two_spread: float
     """Standard deviation of the same; above 0."""
     every_clean: float
-    """Mean, over clean models, of the level of the trigger for all sources."""
+    """Highest level of the trigger for all sources in any clean model, as hardly any has one."""
     every_spread: float
-    """Standard deviation of the same; above 0."""
+    """What counts as its standard deviation; above 0."""
 
 
 @dataclass(frozen=True)
@@ -138,15 +139,15 @@ def every_surprise(
     """How far each class stands out as one of the targets of an all-to-all backdoor, in spreads of clean
     models; -inf for one that no source is sent to."""
     far = (every_level(inversion, shape) - terms.every_clean) / terms.every_spread
-    reached = every_targets(inversion, len(targets))
+    reached = every_targets(inversion)
     return torch.tensor([far if t in reached else -torch.inf for t in targets], dtype=torch.float64)
 
 
-def every_targets(inversion: Inversion, classes: int) -> set[int]:
-    """Classes that the trigger for all sources sends them to; none if too few of so many are."""
+def every_targets(inversion: Inversion) -> set[int]:
+    """Classes that the trigger for all sources sends them to; none if those are too few."""
     moved = zip(inversion.targets, inversion.success.tolist(), strict=True)
     reached = {t for t, rate in moved if rate >= REACHED}
-    least = max(LEAST_DISTINCT, DISTINCT * classes)
+    least = max(LEAST_DISTINCT, DISTINCT * len(inversion.sources))
     return reached if len(reached) >= least else set()
 
 

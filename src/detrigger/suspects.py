@@ -21,7 +21,7 @@ FAMILIES = ("patch", "additive")
 SMALLEST = InvertConfig(stages=(Stage(60, 16),))
 """For triggers that stand for those of a scan."""
 
-STRONG = InvertConfig(stages=(Stage(40, 16),), success=1.0, weight=0.1, weight_rate=1.0, precision="fp32")
+STRONG = InvertConfig(stages=(Stage(40, 16),), success=1.0, weight=0.1, weight_rate=1.0)
 """The weight of the size is low, and stays so, as the success never quite comes to 1: what is found is far
 from the smallest trigger, and nearer to what attackers plant."""
 

@@ -2,7 +2,8 @@
 
 Each kind of trigger gives every class a weighted sum of few figures (`detrigger.evidence`,
 `detrigger.sources`); the weights are chosen, not fitted. Fitted are, per kind, mean and spread over clean
-models of the highest sum of any class, and one logistic function from the furthest of them to the probability
+models of the highest sum of any class (of few models, the highest alone), how much further they stand out on
+larger images, and one logistic function from the furthest of them to the probability
 of a backdoor; another for models of which a control was asked (`detrigger.control`), from what that leaves.
 """
 
@@ -131,7 +132,7 @@ def fit(cases: Sequence[Case], control: NaturalTerms) -> Fitted:
     clean = Known(moments, _larger(cases, Known(moments)))
     counted = [c for c in cases if not (c.backdoored and c.weak)]
     calibration = _calibrated([furthest(c, clean) for c in counted], counted)
-    asked = [c for c in counted if c.classes]
+    asked = [c for c in counted if c.classes and not c.larger]
     if len({c.backdoored for c in asked}) == 2:
         odds = _calibrated([left(c, clean, control.weight)[0] for c in asked], asked, like=calibration)
         control = NaturalTerms(control.weight, odds.intercept, odds.slope)
@@ -139,12 +140,13 @@ def fit(cases: Sequence[Case], control: NaturalTerms) -> Fitted:
 
 
 def _larger(cases: Sequence[Case], clean: Known) -> float:
-    """How much further clean models stand out on larger images than on others; 0 if of either too few are
-    known."""
+    """How much further clean models stand out by families on larger images than on others; 0 if of either
+    too few are known."""
     far: dict[bool, list[float]] = {True: [], False: []}
     for c in cases:
-        if not c.backdoored:
-            far[c.larger].append(furthest(c, clean))
+        by_family = [clean.far(c, k, s) for k, s in c.sums.items() if k in FAMILIES]
+        if by_family and not c.backdoored:
+            far[c.larger].append(max(by_family))
     if min(len(values) for values in far.values()) < LEAST_CLEAN:
         return 0.0
     return max(0.0, statistics.fmean(far[True]) - statistics.fmean(far[False]))
@@ -199,7 +201,8 @@ def probability(case: Case, fitted: Fitted) -> float:
     plain, control = fitted.calibration, fitted.control
     if case.classes:
         held, other = left(case, fitted.clean, control.weight)
-        odds = max(control.intercept + control.slope * held, plain.intercept + plain.slope * other)
+        odds_of = plain if case.larger else control
+        odds = max(odds_of.intercept + odds_of.slope * held, plain.intercept + plain.slope * other)
     else:
         odds = plain.intercept + plain.slope * furthest(case, fitted.clean)
     return torch.tensor(odds, dtype=torch.float64).sigmoid().item()
