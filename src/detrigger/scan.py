@@ -39,8 +39,8 @@ class ScanConfig:
     """How much work: quick about 0.3, standard 1, thorough 7 times the image passes with ten classes, for
     triggers of single source classes."""
     precision: fast.Precision = "fp32"
-    """Of the search: `fp32` is the same anywhere; `auto` is bf16 where that is measured to be faster, and a
-    measurement may come out otherwise next time."""
+    """Of the search: `auto` is bf16 where that is measured to be faster, and a measurement may come out
+    otherwise next time."""
     synthesis: Literal["detrigger", "neural-cleanse"] = "detrigger"
     """`neural-cleanse` is the published method with the published verdict, for comparison; slow."""
 
