@@ -310,7 +310,7 @@ def test_an_inconclusive_rescan_is_doubt_and_the_repair_is_kept(monkeypatch: pyt
     told(monkeypatch, "clean", "inconclusive")
     result = repaired()
     assert result.repaired and result.doubt and result.certificate is not None
-    assert result.reason == "one of 2 rescans with fresh seeds is inconclusive"
+    assert result.reason == "rescans with fresh seeds: 1 clean, 1 inconclusive"
 
 
 def test_a_backdoor_in_the_second_rescan_starts_another_round(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -318,6 +318,39 @@ def test_a_backdoor_in_the_second_rescan_starts_another_round(monkeypatch: pytes
     result = repaired()
     assert result.repaired and not result.doubt and result.rounds == (0, 1, 1, 2, 2)
     assert [a.certificate.looks for a in result.attempts if a.certificate] == [1, 2]
+
+
+@pytest.mark.parametrize("alarms", [1, 2])
+def test_one_alarm_for_an_innocent_class_is_outvoted_and_is_doubt(
+    monkeypatch: pytest.MonkeyPatch, alarms: int
+) -> None:
+    quiet = dataclasses.replace(found(), finding=dataclasses.replace(found().finding, verdict="clean"))
+    alarm = dataclasses.replace(found(), backdoors=(dataclasses.replace(found().backdoors[0], target=5),))
+    rescans = [quiet, *[alarm] * alarms, *[quiet] * 4]
+    monkeypatch.setattr(module, "scan", lambda *given, **options: rescans.pop(0))
+    result = repaired()
+    assert result.repaired and result.doubt == (alarms == 1)
+    assert result.rounds == ((0, 1, 1, 1) if alarms == 1 else (0, 1, 1, 1, 2, 2))
+    if alarms == 1:
+        assert result.reason == (
+            "rescans with fresh seeds: 2 clean, 1 backdoored by 'class 5', "
+            "which the scan of the original did not suspect"
+        )
+
+
+def test_an_alarm_for_a_class_that_was_plausible_before_is_not_outvoted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    finding = found().finding
+    classes = [dataclasses.replace(c, probability=0.3) if c.index == 5 else c for c in finding.classes]
+    first = dataclasses.replace(found(), finding=dataclasses.replace(finding, classes=tuple(classes)))
+    quiet = dataclasses.replace(found(), finding=dataclasses.replace(finding, verdict="clean"))
+    alarm = dataclasses.replace(found(), backdoors=(dataclasses.replace(found().backdoors[0], target=5),))
+    rescans = [alarm, quiet, quiet]
+    monkeypatch.setattr(module, "scan", lambda *given, **options: rescans.pop(0))
+    truth = planted()
+    result = clean(truth.model, truth.images, QUICK, first=first)
+    assert result.repaired and not result.doubt and result.rounds == (0, 1, 2, 2)
 
 
 @pytest.mark.parametrize(("per_class", "channels", "norm"), [(10, 1, True), (10, 3, False), (4, 1, False)])
@@ -409,10 +442,11 @@ def test_what_a_rescan_finds_is_another_backdoor_only_if_it_works_in_the_origina
     other = second if works else dataclasses.replace(second, target=5)  # which that trigger does not reach
     scans = [dataclasses.replace(whole, backdoors=(b,)) for b in (first, other)]
     nothing = dataclasses.replace(whole, finding=dataclasses.replace(whole.finding, verdict="clean"))
-    rescans = [scans[1], nothing, nothing]
+    alarms = [scans[1]] * (1 if works else 2)  # one for class 5, innocent before, is outvoted
+    rescans = [*alarms, nothing, nothing]
     monkeypatch.setattr(module, "scan", lambda *given, **options: rescans.pop(0))
     result = clean(truth.model, truth.images, QUICK, first=scans[0])
-    assert result.repaired and result.rounds == (0, 1, 2, 2)
+    assert result.repaired and result.rounds == (0, *[1] * len(alarms), 2, 2)
     judged = [a.judgement.success_after for a in result.attempts if a.chosen]
     assert [len(rates) for rates in judged] == [1, 2 if works else 1]
 
@@ -435,7 +469,7 @@ def test_whether_a_trigger_of_one_source_works_is_asked_of_its_images(
     config = CleanConfig(rounds=2)
     result = clean(truth.model, truth.images, QUICK, config, first=whole)
     judged = {a.round: len(a.judgement.success_after) for a in result.attempts}
-    assert judged == {1: 1, 2: 2}
+    assert judged == {1: 1, 2: 3}  # by those of both rescans
 
 
 def test_a_first_scan_that_is_given_is_not_made_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,9 @@ from detrigger.trigger import Trigger
 RESCANS = 2
 """Scans with seeds of their own that must find nothing after a repair."""
 
+OUTVOTED = 1
+"""Rescans that may raise an alarm beside them, for classes that the first scan thought innocent."""
+
 PLANTED = 0.75
 """Success in the original, from which on a trigger that a rescan finds shows another backdoor of it."""
 
@@ -51,7 +54,7 @@ class Cleaning:
 
     model: Classifier
     repaired: bool
-    """A candidate was accepted and certified, and no rescan of it says `backdoored`."""
+    """A candidate was accepted and certified, and `RESCANS` rescans of it find nothing."""
     reason: str
     """One sentence: why the loop ended."""
     scans: tuple[Scan, ...] = field(repr=False)
@@ -60,7 +63,7 @@ class Cleaning:
     rounds: tuple[int, ...] = (0,)
     """Per scan, the round that it came after; 0 for the first."""
     doubt: bool = False
-    """Repaired, but a rescan is inconclusive."""
+    """Repaired, but a rescan is inconclusive, or one of three raised an alarm."""
     certificate: Judgement | None = None
     """Of the model returned, if `repaired`."""
 
@@ -84,9 +87,6 @@ class _State:
 
     def ended(self, original: Classifier, reason: str, *, repaired: bool = False) -> Cleaning:
         chosen = [a.certificate for a in self.attempts if a.chosen]
-        last = [
-            s.finding.verdict for s, r in zip(self.scans, self.rounds, strict=True) if r == self.rounds[-1]
-        ]
         return Cleaning(
             model=self.model if repaired else original,
             repaired=repaired,
@@ -94,9 +94,13 @@ class _State:
             scans=tuple(self.scans),
             attempts=tuple(self.attempts),
             rounds=tuple(self.rounds),
-            doubt=repaired and "inconclusive" in last,
+            doubt=repaired and any(s.finding.verdict != "clean" for s in self.last()),
             certificate=chosen[-1] if repaired else None,
         )
+
+    def last(self) -> list[Scan]:
+        """Of the last round."""
+        return [s for s, r in zip(self.scans, self.rounds, strict=True) if r == self.rounds[-1]]
 
 
 def clean(
@@ -135,35 +139,52 @@ def clean(
         if not _repaired(state, model, given, guard, number, seed):
             return state.ended(model, "no candidate passed the guard; the original is untouched")
         try:
-            for _ in range(RESCANS):
-                fresh = before.seed + len(state.scans)
-                natural = state.scans[-1].natural  # a repaired model is like the original on clean images
-                again = scan(
-                    state.model, given.scanned, scan_config, natural=natural, seed=fresh, progress=progress
-                )
-                state.scans.append(again)
-                state.rounds.append(number)
-                if again.finding.verdict == "backdoored":
-                    break
+            passed = _passed(state, given.scanned, scan_config, number, progress)
         except ModelError as error:  # the repair's fault: the original was scanned
             return state.ended(
                 model, f"the repaired model cannot be scanned ({error}); the original is untouched"
             )
-        if state.scans[-1].finding.verdict != "backdoored":
+        if passed:
             return state.ended(model, _verdicts(state), repaired=True)
     reason = f"a backdoor is still found after {config.rounds} rounds; the original is untouched"
     return state.ended(model, reason)
 
 
+def _passed(state: _State, images: Images, config: ScanConfig, number: int, progress: Progress) -> bool:
+    """Do rescans of the state's model find nothing?
+
+    One alarm more than `OUTVOTED` ends them, and any for a class that is repaired or was plausible before.
+    Most others are a matter of the seed: classes that are small by nature have triggers that a search finds
+    now and then, in the original as well.
+    """
+    first = state.scans[0]
+    suspected = {b.target for b in state.pool} | set(likely(first, least=PLAUSIBLE))
+    quiet = alarms = 0
+    while quiet < RESCANS:
+        fresh = first.seed + len(state.scans)
+        natural = state.scans[-1].natural  # a repaired model is like the original on clean images
+        again = scan(state.model, images, config, natural=natural, seed=fresh, progress=progress)
+        state.scans.append(again)
+        state.rounds.append(number)
+        if again.finding.verdict != "backdoored":
+            quiet += 1
+            continue
+        alarms += 1
+        if alarms > OUTVOTED or suspected & {b.target for b in again.backdoors}:
+            return False
+    return True
+
+
 def _left(state: _State, original: Classifier, images: Images) -> None:
-    """Take in what the last rescan found.
+    """Take in what the rescans of the last round found.
 
     A new target whose trigger works in the original as well is another backdoor of it. Anything else is the
     fault of the method: other candidates are made with those triggers, but not judged by them, as in the
     original they may be natural, or nothing at all.
     """
     known = {b.target for b in state.pool}
-    for found in state.scans[-1].backdoors:
+    alarms = [s for s in state.last() if s.finding.verdict == "backdoored"]
+    for found in (b for s in alarms for b in s.backdoors):
         if found.target not in known and _works(original, images, found) >= PLANTED:
             state.pool.append(found)
         else:
@@ -226,11 +247,14 @@ def _stronger(
 
 
 def _verdicts(state: _State) -> str:
-    said = [scan.finding.verdict for scan in state.scans[-RESCANS:]]
-    if "inconclusive" in said:
-        return (
-            f"one of {RESCANS} rescans with fresh seeds is inconclusive"
-            if "clean" in said
-            else (f"{RESCANS} rescans with fresh seeds are inconclusive")
-        )
-    return f"{RESCANS} rescans with fresh seeds say clean"
+    """Of the rescans that passed, in half a sentence."""
+    scans = state.last()
+    said = [s.finding.verdict for s in scans]
+    if all(verdict == "clean" for verdict in said):
+        return f"{len(said)} rescans with fresh seeds say clean"
+    told = [f"{said.count(v)} {v}" for v in ("clean", "inconclusive", "backdoored") if v in said]
+    alarmed = [b.target for s in scans if s.finding.verdict == "backdoored" for b in s.backdoors]
+    if alarmed:
+        names = ", ".join(repr(scans[0].classes[target]) for target in dict.fromkeys(alarmed))
+        told[-1] += f" by {names}, which the scan of the original did not suspect"
+    return f"rescans with fresh seeds: {', '.join(told)}"

@@ -45,7 +45,7 @@ class Repaired:
     effectiveness: float
     """Defence effectiveness rating."""
     doubt: bool = False
-    """A rescan was inconclusive."""
+    """A rescan was inconclusive, or one of three raised an alarm."""
     cpu_seconds: float = math.nan
     """Of repair and rescans."""
     relearned_before: float = math.nan

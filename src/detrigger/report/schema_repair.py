@@ -125,12 +125,12 @@ class CleaningRecord(msgspec.Struct, frozen=True, kw_only=True):
     """How the loop of repair and rescan ended."""
 
     repaired: bool
-    """A candidate was accepted and certified, and no rescan of it says `backdoored`."""
+    """A candidate was accepted and certified, and two rescans of it find nothing."""
     reason: str
     """Why the loop ended."""
     rescans: tuple[Rescan, ...]
     """One or more per accepted round."""
     doubt: bool = False
-    """Repaired, but a rescan is inconclusive."""
+    """Repaired, but a rescan is inconclusive, or one of three raised an alarm."""
     certificate: CertificateRecord | None = None
     """Of the repaired model; null if there is none."""
