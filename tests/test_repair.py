@@ -20,6 +20,7 @@ from detrigger.images import Images, split
 from detrigger.measure import accuracy, predictions, recalls, success
 from detrigger.model import Classifier, layers, linear_head, recorded
 from detrigger.repair import Repaired
+from detrigger.repair import distil as distillation
 from detrigger.repair.distil import DistilConfig, distil, divergence, moved, stamped_rows
 from detrigger.repair.guard import GuardConfig, Judgement, Known, judge, parts
 from detrigger.repair.methods import AUTO, METHODS
@@ -238,17 +239,35 @@ def test_images_are_stamped_up_to_so_many_times_over() -> None:
     assert seen == {0, 1, 2}
 
 
-def test_few_images_are_seen_more_often_for_as_many_steps() -> None:
+def test_few_images_are_seen_more_often_for_as_many_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     truth = planted(per_class=24)  # 144 images: five steps an epoch
+    made: list[int] = []
+    rows = distillation.stamped_rows
+    monkeypatch.setattr(distillation, "stamped_rows", lambda *given: (made.append(1), rows(*given))[1])
     for steps, epochs in ((0, 1), (11, 3), (15, 3)):
+        made.clear()
         config = DistilConfig(epochs=1, steps=steps)
         result = distil(truth.model, truth.images, truth.triggers, (2,), config, seed=0)
         assert result.label == f"unlearn-distilled {epochs} epochs, rate 0.01"
-        assert (
-            int(result.model.net.get_buffer("norm.num_batches_tracked"))
-            - int(truth.model.net.get_buffer("norm.num_batches_tracked"))
-            == 5 * epochs
-        )
+        assert len(made) == 5 * epochs
+
+
+def test_distilling_leaves_the_averages_of_batchnorm_as_they_are() -> None:
+    truth = planted()
+    config = DistilConfig(epochs=2, steps=0)
+    result = distil(truth.model, truth.images, truth.triggers, (2,), config, seed=0)
+    before, after = (dict(model.net.named_buffers()) for model in (truth.model, result.model))
+    assert before and all(torch.equal(after[name], value) for name, value in before.items())
+
+
+def test_the_teacher_holds_a_network_harder_by_few_images() -> None:
+    truth = planted(per_class=10)
+    config = DistilConfig(epochs=1, steps=0)
+    few, firmly, as_ever = (
+        weights(distil(truth.model, truth.images, truth.triggers, (2,), c, seed=0).model)
+        for c in (config, replace(config, few=0, distillation=6.0), replace(config, few=0))
+    )
+    assert same(few, firmly) and not same(few, as_ever)
 
 
 def test_distilling_repeats_itself_with_the_same_seed_alone() -> None:

@@ -12,7 +12,7 @@ from detrigger.measure import success
 from detrigger.model import Classifier
 from detrigger.portfolio import Attempt
 from detrigger.repair.guard import GuardConfig, Judgement, Known, Parts, of_sources, parts
-from detrigger.repair.methods import automatic
+from detrigger.repair.methods import AUTO
 from detrigger.scan import Backdoor, Scan, ScanConfig, scan
 from detrigger.suspects import PLAUSIBLE, likely, strong, suspects
 from detrigger.trigger import Trigger
@@ -131,7 +131,7 @@ def clean(
     if not pool:
         reason = f"nothing to repair: the verdict is {before.finding.verdict}"
         return Cleaning(model, False, reason, (before,), ())
-    methods = list(automatic(len(given.fit))) if config.method == "auto" else [config.method]
+    methods = list(AUTO) if config.method == "auto" else [config.method]
     state = _State(model, [before], [0], [], list(pool), [], methods)
     for number in range(1, config.rounds + 1):
         if number > 1:

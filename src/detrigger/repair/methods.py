@@ -139,12 +139,3 @@ AUTO = ("refit-distilled", "unlearn-distilled", "refit")
 """What `--method auto` tries, in this order, until a candidate passes the guard with a margin. The cheapest,
 `refit`, comes last: stamped images often get a third class from it. Pruning never passed where these did
 not, and methods that need no trigger left every backdoor above 10 % or broke a class."""
-
-FEW = 200
-"""With fewer images to repair with, `refit` comes first: on so few, unlearning forgets 5 to 10 points of the
-accuracy of CIFAR-10 networks, which as few held-out images do not show; refitting forgets 1 to 2."""
-
-
-def automatic(images: int) -> tuple[str, ...]:
-    """What `--method auto` tries with so many images to repair with."""
-    return AUTO if images >= FEW else AUTO[::-1]
