@@ -17,7 +17,7 @@ from scipy.stats import median_abs_deviation
 from torch import Tensor
 
 from detrigger.coefficients import Calibration, fitted
-from detrigger.detect import PLAIN, DetectConfig, detect
+from detrigger.detect import PLAIN, DetectConfig, _suspects, detect
 from detrigger.evidence import (
     FURTHEST,
     INDEX_CAP,
@@ -330,6 +330,18 @@ def test_beside_a_sure_class_one_is_suspect_by_a_patch_from_a_lower_probability(
     assert [c.index for c in finding.suspects] == [2, 7] and finding.classes[7].best == "patch"
     low = next(s for s in np.geomspace(2, 60, 200) if patches(1.0, s).classes[7].probability < CONFIG.further)
     assert [c.index for c in patches(1.0, float(low)).suspects] == [2]
+
+
+@pytest.mark.parametrize(("low", "suspects"), [(3, [2, 3, 4, 5]), (4, [2, 3, 4, 5, 6]), (5, [2])])
+def test_where_many_classes_stand_out_a_little_only_those_that_are_sure_are_suspect(
+    low: int, suspects: list[int]
+) -> None:
+    kinds = ("patch", "warp")
+    own = torch.tensor([0.1, 0.2, 0.9, *[0.5] * low, *[0.1] * (7 - low)], dtype=torch.float64)
+    chance = torch.stack([own, torch.zeros_like(own)])
+    assert [i for i, suspect in enumerate(_suspects(kinds, chance, CONFIG)) if suspect] == suspects
+    chance[:, 2] = 0.59  # nothing is sure: the likeliest alone is suspect, in doubt
+    assert [i for i, suspect in enumerate(_suspects(kinds, chance, CONFIG)) if suspect] == [2]
 
 
 def test_beside_a_sure_class_no_other_family_makes_one_suspect_from_a_lower_probability() -> None:

@@ -41,6 +41,9 @@ from detrigger.sources import (
 )
 from detrigger.trigger import FAMILIES
 
+BESIDE = 4
+"""Classes at most that are suspect only beside another: where more stand out a little, classes differ so."""
+
 
 @dataclass(frozen=True)
 class DetectConfig:
@@ -119,7 +122,7 @@ def detect(
     chances = [dict(zip(kinds, column, strict=True)) for column in chance.T.tolist()]
     best = chance.argmax(0)
     probability = chance.amax().item()
-    top = int(chance.amax(0).argmax())
+    suspects = _suspects(kinds, chance, config)
     p_values = family_wise_p_values(shown.index, log=config.log_sizes, floor=config.spread_floor)
     classes = tuple(
         ClassFinding(
@@ -130,7 +133,7 @@ def detect(
             p_value=p_values[i].item(),
             success=shown.inversion.success[i].item(),
             inverted=bool(shown.inverted[i]),
-            suspect=_suspect(kinds[int(best[i])], chance[best[i], i].item(), i == top, probability, config),
+            suspect=suspects[i],
             best=kinds[int(best[i])],
             probability=chance[best[i], i].item(),
             sources=sources.named(target, fit.sources) if sources and kinds[int(best[i])] == EACH else (),
@@ -148,10 +151,15 @@ def detect(
     return dataclasses.replace(finding, reasons=(*finding.reasons[:1], reason, *finding.reasons[1:]))
 
 
-def _suspect(kind: str, own: float, top: bool, whole: float, config: DetectConfig) -> bool:
-    """By the probability of its own, and that of the whole model, which is that of the top class."""
-    beside = kind == "patch" and whole >= config.alarm and own >= config.further
-    return own >= config.alarm or beside or (top and whole >= config.doubt)
+def _suspects(kinds: tuple[str, ...], chance: Float[Tensor, "kinds k"], config: DetectConfig) -> list[bool]:
+    """Of k classes, by the probability that each kind of trigger gives them."""
+    own, best = chance.max(0)
+    sure = own >= config.alarm
+    beside = ~sure & (own >= config.further) & torch.tensor([kind == "patch" for kind in kinds])[best]
+    sure |= beside & sure.any() & (beside.sum() <= BESIDE)
+    if own.amax() >= config.doubt:
+        sure[own.argmax()] = True
+    return sure.tolist()
 
 
 def _far(
