@@ -234,6 +234,15 @@ def test_gaps_are_the_steps_above_the_smallest_third() -> None:
     assert gaps(torch.tensor([5.0])).tolist() == [0]
 
 
+@pytest.mark.parametrize(("finalists", "gap"), [(1, 3), (14, 3), (15, 0.0)])
+def test_a_step_above_more_targets_than_are_ever_planted_is_no_gap(finalists: int, gap: float) -> None:
+    """Of 100 classes so many passed all heats."""
+    sizes = torch.full((100,), 80.0, dtype=torch.float64)
+    sizes[:finalists] = 10.0
+    got = gaps(sizes) / math.log(2)
+    assert got[:finalists].tolist() == pytest.approx([gap] * finalists) and not got[finalists:].any()
+
+
 @pytest.mark.parametrize(("k", "log"), [(5, True), (10, True), (10, False), (43, True)])
 def test_p_values_are_those_of_an_independent_simulation(k: int, log: bool) -> None:
     floor, draws = (0.25 if log else 1e-3), 20_000

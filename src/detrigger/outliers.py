@@ -20,16 +20,22 @@ def outlier_index(size: Float[Tensor, " k"], *, log: bool, floor: float) -> Floa
     return (middle - value) / spread
 
 
+MOST_TARGETS = 14
+"""Targets that may share a gap: a third of 43 classes, the most that the verdict was fitted on. Among 1680,
+more pass all heats of a race, and a gap of their own separates them from those that left it."""
+
+
 def gaps(size: Float[Tensor, " k"]) -> Float[Tensor, " k"]:
     """Per class, the largest step up in log size that separates it, with the classes smaller than it, from
-    the rest: the largest of log s_(j+1) - log s_(j) over ranks j from its own to a third of the classes.
+    the rest: the largest of log s_(j+1) - log s_(j) over ranks j from its own to a third of the classes,
+    or `MOST_TARGETS`.
 
-    Zero for classes that are not among the smallest third. Several targets share the step above them.
+    Zero for classes that are not among so many smallest. Several targets share the step above them.
     """
     order = size.argsort()
     steps = size[order].log().diff()
     result = torch.zeros_like(size)
-    last = max(1, len(size) // 3)
+    last = max(1, min(len(size) // 3, MOST_TARGETS))
     for rank in range(min(last, len(steps))):
         result[order[rank]] = steps[rank:last].amax()
     return result
