@@ -252,16 +252,18 @@ def test_few_images_are_seen_more_often_for_as_many_steps(monkeypatch: pytest.Mo
         assert len(made) == 5 * epochs
 
 
-def test_distilling_leaves_the_averages_of_batchnorm_as_they_are() -> None:
-    truth = planted()
-    config = DistilConfig(epochs=2, steps=0)
+@pytest.mark.parametrize("few", [60, 61])
+def test_by_few_images_distilling_leaves_the_averages_of_batchnorm_as_they_are(few: int) -> None:
+    truth = planted(per_class=10)  # 60 images
+    config = DistilConfig(epochs=2, steps=0, few=few)
     result = distil(truth.model, truth.images, truth.triggers, (2,), config, seed=0)
     before, after = (dict(model.net.named_buffers()) for model in (truth.model, result.model))
-    assert before and all(torch.equal(after[name], value) for name, value in before.items())
+    kept = all(torch.equal(after[name], value) for name, value in before.items())
+    assert before and kept == (few == 61)
 
 
 def test_the_teacher_holds_a_network_harder_by_few_images() -> None:
-    truth = planted(per_class=10)
+    truth = planted(per_class=10, norm=False)
     config = DistilConfig(epochs=1, steps=0)
     few, firmly, as_ever = (
         weights(distil(truth.model, truth.images, truth.triggers, (2,), c, seed=0).model)

@@ -34,11 +34,11 @@ class DistilConfig:
     """Stamped images for each clean one in a batch, all triggers together, two of each at least."""
     distillation: float = 2.0
     """Weight of the divergence from the original's answers on clean images; 0 is plain unlearning."""
-    firmer: float = 3.0
-    """Times as much with fewer images than `few`: on 60 images of CIFAR-10, networks then lose half as much
-    accuracy. With many images, more of a backdoor would be left."""
     few: int = 200
-    """Images to repair with."""
+    """With fewer images than this, `distillation` counts `firmer` times and BatchNorm keeps its averages: on
+    60 images of CIFAR-10, networks then lose half as much accuracy. With more, more of a backdoor is left."""
+    firmer: float = 3.0
+    """1 or more."""
     temperature: float = 2.0
     """Of both answers in the divergence; above 0."""
     shift: int = 2
@@ -68,17 +68,17 @@ def distil(
 ) -> Repaired:
     """Unlearn all triggers at once in a copy. `triggers` are stacks of one.
 
-    BatchNorm keeps its averages: those of batches in which every third image is stamped are none of clean
-    images, and few images have none that are of use. Goes on from the repair `start`, if that is given;
-    `model` is the teacher all the same.
+    Goes on from the repair `start`, if that is given; `model` is the teacher all the same. BatchNorm is in
+    training mode, unless there are few images.
     """
     generator = torch.Generator().manual_seed(seed)
     least = -(-config.steps // -(-len(images) // config.batch))
-    weight = config.distillation * (config.firmer if len(images) < config.few else 1.0)
+    few = len(images) < config.few
+    weight = config.distillation * (config.firmer if few else 1.0)
     config = dataclasses.replace(config, epochs=max(config.epochs, least), distillation=weight)
     net = trainable(start.model if start else model)
     for layer in net.modules():
-        if isinstance(layer, Normalising):
+        if few and isinstance(layer, Normalising):
             layer.eval()
     for _ in _tuned(model, net, images, triggers, targets, config, generator):
         pass
