@@ -310,6 +310,18 @@ def test_the_bill_of_materials_tells_what_a_repaired_model_was_made_from():
     assert {"name": "detrigger:verdict", "value": "clean"} in made["properties"]
 
 
+def test_the_bill_of_materials_calls_no_repair_in_doubt_clean():
+    """Though its last rescan is: an earlier one raised an alarm."""
+    written = WrittenRecord(path="/repository/fixed.npz", sha256="ef" * 32, format="npz", difference=0.0)
+    report = repaired(done=True)
+    assert report.cleaning is not None and report.cleaning.rescans[-1].verdict == "clean"
+    doubtful = msgspec.structs.replace(report.cleaning, doubt=True)
+    told = rendered("cyclonedx", msgspec.structs.replace(report, written=written, cleaning=doubtful))
+    _, made = json.loads(told)["components"]
+    verdicts = [p["value"] for p in made["properties"] if p["name"] == "detrigger:verdict"]
+    assert verdicts == ["inconclusive"]
+
+
 # files
 
 

@@ -102,6 +102,10 @@ class _State:
         """Of the last round."""
         return [s for s, r in zip(self.scans, self.rounds, strict=True) if r == self.rounds[-1]]
 
+    def alarmed(self) -> list[Backdoor]:
+        """What those scans found that say `backdoored`."""
+        return [b for s in self.last() if s.finding.verdict == "backdoored" for b in s.backdoors]
+
 
 def clean(
     model: Classifier,
@@ -183,8 +187,7 @@ def _left(state: _State, original: Classifier, images: Images) -> None:
     original they may be natural, or nothing at all.
     """
     known = {b.target for b in state.pool}
-    alarms = [s for s in state.last() if s.finding.verdict == "backdoored"]
-    for found in (b for s in alarms for b in s.backdoors):
+    for found in state.alarmed():
         if found.target not in known and _works(original, images, found) >= PLANTED:
             state.pool.append(found)
         else:
@@ -248,13 +251,11 @@ def _stronger(
 
 def _verdicts(state: _State) -> str:
     """Of the rescans that passed, in half a sentence."""
-    scans = state.last()
-    said = [s.finding.verdict for s in scans]
+    said = [s.finding.verdict for s in state.last()]
     if all(verdict == "clean" for verdict in said):
         return f"{len(said)} rescans with fresh seeds say clean"
     told = [f"{said.count(v)} {v}" for v in ("clean", "inconclusive", "backdoored") if v in said]
-    alarmed = [b.target for s in scans if s.finding.verdict == "backdoored" for b in s.backdoors]
-    if alarmed:
-        names = ", ".join(repr(scans[0].classes[target]) for target in dict.fromkeys(alarmed))
+    if alarmed := dict.fromkeys(b.target for b in state.alarmed()):
+        names = ", ".join(repr(state.scans[0].classes[target]) for target in alarmed)
         told[-1] += f" by {names}, which the scan of the original did not suspect"
     return f"rescans with fresh seeds: {', '.join(told)}"

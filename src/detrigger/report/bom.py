@@ -91,7 +91,10 @@ def _repaired(report: Document, written: WrittenRecord, root: Path) -> dict[str,
         "name": words.printable(words.relative(model.path, root)),
         "hashes": [{"alg": "SHA-256", "content": model.sha256}],
     }
-    rescans = report.cleaning.rescans if report.cleaning else ()
+    cleaning = report.cleaning
+    last = [r.verdict for r in cleaning.rescans[-1:]] if cleaning else []
+    if cleaning and cleaning.doubt:  # of which the last rescan need not know
+        last = ["inconclusive"]
     return {
         "type": "machine-learning-model",
         "bom-ref": f"model:{written.sha256}",
@@ -100,7 +103,7 @@ def _repaired(report: Document, written: WrittenRecord, root: Path) -> dict[str,
         "pedigree": {"ancestors": [ancestor], "notes": words.repair(report)},
         "properties": [
             {"name": "detrigger:format", "value": written.format},
-            *({"name": "detrigger:verdict", "value": rescan.verdict} for rescan in rescans[-1:]),
+            *({"name": "detrigger:verdict", "value": verdict} for verdict in last),
         ],
     }
 
