@@ -262,6 +262,18 @@ def test_by_few_images_distilling_leaves_the_averages_of_batchnorm_as_they_are(f
     assert before and kept == (few == 61)
 
 
+@pytest.mark.parametrize(("wrong", "per_class", "few"), [(0.3, 11, True), (0.3, 10, False), (0.1, 11, False)])
+def test_of_a_network_that_errs_more_images_are_few(wrong: float, per_class: int, few: bool) -> None:
+    truth = planted(per_class=10)
+    x, y = truth.images.x, predictions(truth.model, truth.images.x)
+    y[: round(wrong * len(y))] = (y[: round(wrong * len(y))] + 1) % 6
+    images = Images(x, y, truth.images.names)
+    config = DistilConfig(epochs=1, steps=0, few=0, few_per_class=per_class)
+    result = distil(truth.model, images, truth.triggers, (2,), config, seed=0)
+    before, after = (dict(model.net.named_buffers()) for model in (truth.model, result.model))
+    assert all(torch.equal(after[name], value) for name, value in before.items()) == few
+
+
 def test_the_teacher_holds_a_network_harder_by_few_images() -> None:
     truth = planted(per_class=10, norm=False)
     config = DistilConfig(epochs=1, steps=0)
