@@ -85,17 +85,22 @@ MANY = 43
 on, and among few classes one target bends the slope."""
 
 
+NEIGHBOURS = 600
+"""Classes that each is paired with at most, so that tens of thousands fit into memory."""
+
+
 def frequency(size: Float[Tensor, " k"], counts: Int[Tensor, " k"]) -> tuple[float, Float[Tensor, " k"]]:
     """How log size falls with the log of 1 + the clean images of a class, and that log less its median.
 
-    A network is sent by less to a class that it saw often. The slope is the median of those of all pairs of
+    A network is sent by less to a class that it saw often. The slope is the median of those of pairs of
     classes (Theil 1950, Sen 1968), so that a few targets do not bend it; at most 0, and 0 for up to `MANY`
     classes or where all have as many images.
     """
     often = counts.double().log1p()
     more = often - often.quantile(0.5)
-    i, j = torch.triu_indices(len(size), len(size), 1)
-    i, j = (rows[often[i] != often[j]] for rows in (i, j))
+    i = torch.arange(len(size))
+    j = (i + torch.arange(1, min(len(size), NEIGHBOURS))[:, None]) % len(size)
+    i, j = (rows.expand_as(j)[often[i] != often[j]] for rows in (i, j))
     if len(size) <= MANY or not len(i):
         return 0.0, torch.zeros_like(size)
     steep = (size[i].log() - size[j].log()) / (often[i] - often[j])
