@@ -40,7 +40,7 @@ CLASSES = 10
 FIRST, LATER = -0.23, -0.4
 """With more classes, work per class in the first heat and the share that goes on fall with these powers of
 their number, so that all work grows at most like K to the power 0.7."""
-FEWEST = 3
+FEWEST = 2
 """Images per class and step at least."""
 
 

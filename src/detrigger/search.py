@@ -22,6 +22,7 @@ from detrigger.images import Images
 from detrigger.invert import Inversion, invert
 from detrigger.model import Classifier
 from detrigger.sources import EACH, EVERY, LEAST_DISTINCT
+from detrigger.trigger import FAMILIES
 
 LEAST_CLASSES = 4
 """Classes from which pairs of them are searched: with fewer there is nothing to compare."""
@@ -48,6 +49,10 @@ DOUBTFUL = (0.2, 0.99)
 """Probabilities between which a control is asked: beyond, it would hardly change the verdict."""
 KNOWN = (10, 43)
 """Numbers of classes that the verdict was fitted on; with others, nothing above the lower one is sure."""
+
+HURRIED: dict[str, float] = {"weight": 3.0, "weight_rate": 1.3, "memory": 0.6}
+"""As `InvertConfig` with more classes than that, of families: in the few steps that each class has, its size
+would not shrink else, and the first heat would tell only how soon the first, large trigger works."""
 
 LEARNED = 0.5
 """Of the scanned network's accuracy, what a control needs to say anything; both on the images it learned."""
@@ -249,6 +254,7 @@ def plan(
         wanted = goals.get(kind, tuple(Goal(t) for t in targets))
         if wanted:
             heats = stages(budget, kind, len(targets))
-            config = InvertConfig(stages=heats, precision=precision, **SOURCES.get(kind, {}))
+            hurried = HURRIED if len(targets) > KNOWN[1] and kind in FAMILIES else {}
+            config = InvertConfig(stages=heats, precision=precision, **hurried, **SOURCES.get(kind, {}))
             planned.append(Search(kind, wanted, config))
     return tuple(planned)
