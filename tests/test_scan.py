@@ -152,6 +152,33 @@ def test_the_budget_decides_the_work_and_precision_is_measured_once(
     assert set(measured[1:]) <= {"bf16"}
 
 
+def searches(classes: int) -> dict[str, InvertConfig]:
+    """What a standard scan plans."""
+    truth = planted(classes=classes, per_class=5)
+    planned = searching.plan(truth.model, truth.images, tuple(range(classes)), "standard", "fp32")
+    return {one.kind: one.config for one in planned}
+
+
+def test_with_more_classes_than_the_verdict_knows_triggers_are_pressed_harder_from_the_start() -> None:
+    pressed = {
+        classes: {k: (c.weight, c.weight_rate, c.memory) for k, c in searches(classes).items()}
+        for classes in (43, 44)
+    }
+    usual = InvertConfig()
+    usually = (usual.weight, usual.weight_rate, usual.memory)
+    assert set(pressed[43].values()) == {usually}
+    assert {pressed[44][family] for family in FAMILIES} == {tuple(searching.HURRIED.values())}
+    assert pressed[44][EVERY] == usually
+
+
+def test_among_a_hundred_classes_a_target_is_far_below_the_others_after_the_first_heat() -> None:
+    truth = planted(classes=100, targets=(7,), per_class=4)
+    first = searching.plan(truth.model, truth.images, tuple(range(100)), "quick", "fp32")[0]
+    inversion = invert(truth.model, truth.images, tuple(range(100)), first.kind, first.config, seed=0)
+    assert inversion.early is not None
+    assert inversion.early[7] < 0.4 * inversion.early.quantile(0.1)  # 0.31; without the pressure 0.48
+
+
 def asked_for_sources(
     monkeypatch: pytest.MonkeyPatch,
     *,

@@ -50,7 +50,7 @@ DOUBTFUL = (0.2, 0.99)
 KNOWN = (10, 43)
 """Numbers of classes that the verdict was fitted on; with others, nothing above the lower one is sure."""
 
-HURRIED: dict[str, float] = {"weight": 3.0, "weight_rate": 1.3, "memory": 0.6}
+HURRIED: dict[str, Any] = {"weight": 3.0, "weight_rate": 1.3, "memory": 0.6}
 """As `InvertConfig` with more classes than that, of families: in the few steps that each class has, its size
 would not shrink else, and the first heat would tell only how soon the first, large trigger works."""
 
