@@ -91,7 +91,7 @@ def test_the_attempt_that_was_taken_is_told_with_its_judgement(monkeypatch: pyte
 
 
 def test_rescans_take_over_what_a_control_showed(monkeypatch: pytest.MonkeyPatch) -> None:
-    answers = Clean(torch.zeros(6, 6), torch.ones(1, dtype=torch.bool), torch.ones(6, dtype=torch.long))
+    answers = Clean(torch.zeros(6, 6), torch.ones(1, dtype=torch.bool))
     known, shown = Natural({}, answers), Natural({}, answers)
     given: list[Natural | None] = []
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import median_abs_deviation, theilslopes
+from scipy.stats import median_abs_deviation
 from torch import Tensor
 
 from detrigger.coefficients import Calibration, fitted
@@ -27,8 +27,6 @@ from detrigger.evidence import (
     Terms,
     clean_answers,
     comparable,
-    features,
-    frequency,
 )
 from detrigger.finding import CONTROL, Finding
 from detrigger.invert import Inversion
@@ -285,9 +283,7 @@ ORDINARY = {
 
 def answers(margins: list[float]) -> Clean:
     """Clean images of every class are as far from each target as that."""
-    k = len(margins)
-    alike = torch.tensor([margins] * k, dtype=torch.float64)
-    return Clean(alike, torch.ones(1, dtype=torch.bool), torch.ones(k, dtype=torch.long))
+    return Clean(torch.tensor([margins] * len(margins), dtype=torch.float64), torch.ones(1, dtype=torch.bool))
 
 
 def several(**changed: dict[int, float]) -> Finding:
@@ -677,67 +673,3 @@ def test_a_class_that_clean_images_are_near_is_more_suspect() -> None:
         clean = answers([-10, -9, -11, margin, -9, -11, -10, -9, -11, -10])
         chances.append(detect(named(found(sizes)), names(10), SHAPE, CONFIG, clean=clean).probability)
     assert chances == sorted(chances) and chances[0] < chances[2]
-
-
-# Frequent classes
-
-
-def unequal(classes: int) -> tuple[list[float], list[int]]:
-    """Sizes that fall as classes are more frequent, and the clean images of each; one has 400."""
-    random = Random(0)
-    counts = [random.choice((0, 1, 1, 2, 3, 5, 9)) for _ in range(classes)]
-    counts[7] = 400
-    return [50 * (1 + n) ** -0.25 * random.uniform(0.9, 1.1) for n in counts], counts
-
-
-def of_counts(sizes: list[float], counts: list[int]) -> Finding:
-    k = len(sizes)
-    clean = dataclasses.replace(answers([0.0] * k), counts=torch.tensor(counts))
-    return detect(named(found(sizes)), names(k), SHAPE, CONFIG, clean=clean)
-
-
-@pytest.mark.parametrize("classes", [60, 61, 1100])
-def test_the_slope_of_size_with_frequency_is_that_of_theil_and_sen(classes: int) -> None:
-    sizes, counts = unequal(classes)
-    slope, more = frequency(torch.tensor(sizes, dtype=torch.float64), torch.tensor(counts))
-    reference = theilslopes(np.log(sizes), np.log1p(counts)).slope
-    assert slope == pytest.approx(reference, abs=2e-3)  # for an even number of pairs torch takes the lower
-    assert slope == pytest.approx(-0.25, abs=0.02)
-    assert more.numpy() == pytest.approx(np.log1p(counts) - np.median(np.log1p(counts)))
-
-
-def test_a_class_that_is_small_because_it_is_frequent_raises_no_alarm_among_many() -> None:
-    sizes, counts = unequal(60)
-    allowed, blind = of_counts(sizes, counts), of_counts(sizes, [1] * 60)
-    assert (allowed.verdict, blind.verdict) == ("clean", "backdoored")
-    assert any("classes twice as frequent need triggers 16% smaller" in r for r in allowed.reasons)
-    assert not any("twice as frequent" in r for r in blind.reasons)
-
-
-def test_classes_that_differ_by_their_frequency_alone_have_the_same_features() -> None:
-    _, counts = unequal(60)
-    inversion = found([50 * (1 + n) ** -0.25 for n in counts])
-    level = -math.log(50 * (1 + float(np.median(counts))) ** -0.25 / FAMILIES["patch"].typical(SHAPE))
-    same = features(inversion, SHAPE, torch.tensor(counts), success=0.75, log=True, floor=0.25)
-    for feature, expected in ((same.index, 0), (same.gap, 0), (same.level, level)):
-        assert feature.tolist() == pytest.approx([expected] * 60, abs=1e-5)
-
-
-def test_a_frequent_or_a_rare_target_among_many_is_found() -> None:
-    sizes, counts = unequal(60)
-    for target, pixels in ((7, 1.5), (3, 5.0)):
-        planted = [pixels if i == target else size for i, size in enumerate(sizes)]
-        finding = of_counts(planted, counts)
-        assert finding.verdict == "backdoored"
-        assert [c.index for c in finding.suspects] == [target]
-
-
-def test_among_few_classes_their_frequency_has_no_part() -> None:
-    sizes, counts = unequal(43)
-    seen, blind = of_counts(sizes, counts), of_counts(sizes, [1] * 43)
-    assert seen == blind
-
-
-def test_a_slope_that_rises_is_not_allowed_for() -> None:
-    sizes, counts = unequal(60)
-    assert frequency(torch.tensor(sizes) ** -1, torch.tensor(counts))[0] == 0

@@ -21,7 +21,6 @@ from detrigger.evidence import (
     Natural,
     NaturalTerms,
     Terms,
-    control_reason,
     features,
     surprise,
 )
@@ -148,7 +147,7 @@ def detect(
     finding = _judge(classes, probability, shown, inversions, sources, names, config)
     if known is None:
         return finding
-    reason = control_reason(raw, known, tuple(names[t] for t in targets))
+    reason = _control_reason(raw, known, tuple(names[t] for t in targets))
     return dataclasses.replace(finding, reasons=(*finding.reasons[:1], reason, *finding.reasons[1:]))
 
 
@@ -171,14 +170,7 @@ def _far(
 ) -> tuple[list[Features], dict[str, Float[Tensor, " k"]]]:
     """Features of each family, and how far by it each class stands out, for images of this size."""
     found = [
-        features(
-            inversion,
-            shape,
-            clean.counts[list(inversion.targets)] if clean else None,
-            success=config.inverted,
-            log=config.log_sizes,
-            floor=config.spread_floor,
-        )
+        features(inversion, shape, success=config.inverted, log=config.log_sizes, floor=config.spread_floor)
         for kind, inversion in inversions.items()
         if kind in FAMILIES
     ]
@@ -262,9 +254,6 @@ def _judge(
         reason = "no class could be inverted: no trigger of any kind sends images to any class"
         return Finding("inconclusive", 0.5, (reason,), classes, family)
     reasons = [_size_reason(classes, family)]
-    if shown.slope < 0:
-        less = 1 - 2**shown.slope
-        reasons.append(f"classes twice as frequent need triggers {less:.0%} smaller, which is allowed for")
     if failed:
         reasons.append(f"{failed} of {len(classes)} classes could not be reached by {family} triggers")
     if len(classes) == 2:
@@ -282,6 +271,21 @@ def _judge(
         else "clean"
     )
     return Finding(verdict, probability, tuple(reasons), classes, family)
+
+
+def _control_reason(
+    far: Mapping[str, Float[Tensor, " k"]], known: Float[Tensor, " k"], names: tuple[str, ...]
+) -> str:
+    """About the class that stands out most, before anything is taken off."""
+    family, first = max(
+        ((f, int(value.argmax())) for f, value in far.items()), key=lambda at: far[at[0]][at[1]].item()
+    )
+    natural = known[first].item()
+    shown = f"by {natural:.1f}" if natural > 0 else "not at all"
+    return (
+        f"class {names[first]!r} stands out by {far[family][first].item():.1f} spreads of clean models; in a "
+        f"control, which saw clean images only, {shown}"
+    )
 
 
 def _size_reason(classes: tuple[ClassFinding, ...], family: str) -> str:

@@ -48,63 +48,24 @@ class Features:
     index: Float[Tensor, " k"]
     gap: Float[Tensor, " k"]
     level: Float[Tensor, " k"]
-    slope: float = 0.0
-    """Of log size with the log of how frequent a class is, taken off the three; 0 or less."""
 
 
 def features(
-    inversion: Inversion,
-    shape: tuple[int, int, int],
-    counts: Int[Tensor, " k"] | None,
-    *,
-    success: float,
-    log: bool,
-    floor: float,
+    inversion: Inversion, shape: tuple[int, int, int], *, success: float, log: bool, floor: float
 ) -> Features:
-    """Index and gap compare classes as if all had been searched to the end, and were equally frequent.
+    """Index and gap compare classes as if all had been searched to the end.
 
-    A class is inverted from this `success` on held-out images; `log` and `floor` are those of the index;
-    `counts` are the clean images of each class, if known.
+    A class is inverted from this `success` on held-out images; `log` and `floor` are those of the index.
     """
     inverted = inversion.success >= success
     size = comparable(inversion, inverted)
-    slope, more = frequency(size, counts) if counts is not None else (0.0, torch.zeros_like(size))
-    size = size * (-slope * more).exp()
     return Features(
         inversion,
         inverted,
         outlier_index(size, log=log, floor=floor),
         gaps(size),
-        slope * more - (inversion.size.double() / FAMILIES[inversion.family].typical(shape)).log(),
-        slope,
+        -(inversion.size.double() / FAMILIES[inversion.family].typical(shape)).log(),
     )
-
-
-MANY = 43
-"""Classes up to which their frequency has no part: so many at most had the models that the verdict is fitted
-on, and among few classes one target bends the slope."""
-
-
-NEIGHBOURS = 600
-"""Classes that each is paired with at most, so that tens of thousands fit into memory."""
-
-
-def frequency(size: Float[Tensor, " k"], counts: Int[Tensor, " k"]) -> tuple[float, Float[Tensor, " k"]]:
-    """How log size falls with the log of 1 + the clean images of a class, and that log less its median.
-
-    A network is sent by less to a class that it saw often. The slope is the median of those of pairs of
-    classes (Theil 1950, Sen 1968), so that a few targets do not bend it; at most 0, and 0 for up to `MANY`
-    classes or where all have as many images.
-    """
-    often = counts.double().log1p()
-    more = often - often.quantile(0.5)
-    i = torch.arange(len(size))
-    j = (i + torch.arange(1, min(len(size), NEIGHBOURS))[:, None]) % len(size)
-    i, j = (rows.expand_as(j)[often[i] != often[j]] for rows in (i, j))
-    if len(size) <= MANY or not len(i):
-        return 0.0, torch.zeros_like(size)
-    steep = (size[i].log() - size[j].log()) / (often[i] - often[j])
-    return min(0.0, steep.median().item()), more
 
 
 def comparable(inversion: Inversion, inverted: Bool[Tensor, " k"]) -> Float[Tensor, " k"]:
@@ -136,8 +97,6 @@ class Clean:
     NaN without such images."""
     right: Bool[Tensor, " n"]
     """Which images are given their own class."""
-    counts: Int[Tensor, " classes"]
-    """Images of each class."""
 
     def margin(self) -> Float[Tensor, " classes"]:
         """Per target, the mean over all sources but itself."""
@@ -198,8 +157,7 @@ def clean_answers(logits: Float[Tensor, "n classes"], labels: Int[Tensor, " n"])
     first, second = logits.topk(2, dim=1).values.T
     rival = torch.where(logits == first[:, None], second[:, None], first[:, None])
     sums = torch.zeros(classes, classes, dtype=torch.float64).index_add_(0, labels, logits - rival)
-    counts = labels.bincount(minlength=classes)
-    return Clean(sums / counts[:, None], logits.argmax(1) == labels, counts)
+    return Clean(sums / labels.bincount(minlength=classes)[:, None], logits.argmax(1) == labels)
 
 
 def surprise(found: Features, margins: Float[Tensor, " k"], terms: Terms) -> Float[Tensor, " k"]:
@@ -211,18 +169,3 @@ def surprise(found: Features, margins: Float[Tensor, " k"], terms: Terms) -> Flo
         + terms.margin * margins
     )
     return torch.where(found.inverted, (weighted - terms.clean) / terms.spread, -torch.inf)
-
-
-def control_reason(
-    far: Mapping[str, Float[Tensor, " k"]], known: Float[Tensor, " k"], names: tuple[str, ...]
-) -> str:
-    """About the class that stands out most, before anything is taken off."""
-    family, first = max(
-        ((f, int(value.argmax())) for f, value in far.items()), key=lambda at: far[at[0]][at[1]].item()
-    )
-    natural = known[first].item()
-    shown = f"by {natural:.1f}" if natural > 0 else "not at all"
-    return (
-        f"class {names[first]!r} stands out by {far[family][first].item():.1f} spreads of clean models; in a "
-        f"control, which saw clean images only, {shown}"
-    )
