@@ -40,8 +40,8 @@ class DistilConfig:
     60 images of CIFAR-10, networks then lose half as much accuracy. With more, more of a backdoor is left."""
     few_per_class: int = 20
     """The same with fewer images of each class than this, on average, if the original errs on a share `errs`
-    of them: on 15 aerial images a class, networks then lose a third as much. Those that err less gain by
-    images that they have not seen."""
+    of them: it learns few images by heart that it got wrong. One that errs less gains by images that it has
+    not seen."""
     errs: float = 0.15
     """0 to 1."""
     firmer: float = 3.0
