@@ -135,6 +135,7 @@ REPAIRS = {
     "prune": ("prune", "training", "pruning, paper's setting"),
     "unlearn": ("unlearn", "training", "unlearning, paper's setting"),
     "refit": ("refit", "training", "pruning and refit, paper's images"),
+    "taught": ("unlearn-distilled", "training", "unlearning with a teacher, paper's images"),
     "distilled": ("unlearn-distilled", "scanner", "unlearning with a teacher, scanner's images"),
     "loop": ("auto", "scanner", "detrigger repair, scanner's images"),
 }

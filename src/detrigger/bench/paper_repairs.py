@@ -70,17 +70,17 @@ def some(images: Images, count: int) -> Images:
 
 
 def outcomes(case: Case, supply: Images, found: Scan, config: ScanConfig | None) -> tuple[Outcome, ...]:
-    """The paper's repairs and refitting, on a part of the training images (`supply`, the paper's setting) and
-    on the scanner's images; then, on the scanner's images, unlearning with a teacher and the loop as
+    """The paper's repairs, unlearning with a teacher and refitting, on a part of the training images
+    (`supply`, the paper's setting) and on the scanner's images; then, on the scanner's images, the loop as
     `detrigger repair` runs it, with the `config` of its rescans; None: without the loop."""
     ways: list[tuple[str, str, Callable[[], Repaired]]] = []
     for name, images in (("training", supply), ("scanner", case.given)):
         whole = 1.0 if name == "training" else UnlearnConfig.clean_share  # a supply is already the share
         ways += [("prune", name, partial(_prune, case, some(images, RANKING)))]
         ways += [("unlearn", name, partial(_unlearn, case, images, whole))]
+        ways += [(DISTILLED, name, partial(_distilled, case, images))]
         if linear_head(case.model):
             ways += [("refit", name, partial(_refit, case, images))]
-    ways += [(DISTILLED, "scanner", partial(_distilled, case, case.given))]
     made = []
     for method, name, way in ways:
         began = time.process_time()
