@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import platform
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +13,7 @@ from planted import make, planted
 from torch import nn
 
 from detrigger import measure
-from detrigger.attack.train import TrainConfig, augmented, train
+from detrigger.attack.train import TrainConfig, augmented, computes_bf16, train
 from detrigger.errors import ModelError, UsageError
 from detrigger.images import Images
 from detrigger.model import Classifier
@@ -27,6 +29,24 @@ def same(a: nn.Module, b: nn.Module) -> bool:
 def small() -> tuple[nn.Module, Images]:
     torch.manual_seed(0)
     return make(channels=1, classes=4, backdoors=4, size=8), planted(targets=(), classes=4, size=8).images
+
+
+@pytest.mark.parametrize("instructions", [True, False])
+def test_precision_auto_is_bf16_where_the_processor_computes_it(
+    instructions: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net, images = small()
+    monkeypatch.setattr("detrigger.attack.train.computes_bf16", lambda device: instructions)
+    wanted = train(net, images, replace(QUICK, precision="bf16" if instructions else "fp32"))
+    assert same(train(net, images, replace(QUICK, precision="auto")), wanted)
+
+
+def test_a_processor_computes_bf16_if_and_only_if_it_says_so() -> None:
+    told = Path("/proc/cpuinfo")
+    if platform.machine() != "x86_64" or not told.is_file():
+        pytest.skip("needs the flags of an x86 processor, as Linux shows them")
+    flags = set(told.read_text().partition("flags")[2].partition("\n")[0].split())
+    assert computes_bf16(torch.device("cpu")) == ("avx512_bf16" in flags)
 
 
 def test_training_learns_leaves_the_network_alone_and_reports_each_epoch() -> None:
