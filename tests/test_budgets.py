@@ -44,5 +44,11 @@ def test_with_many_classes_every_step_still_sees_some_images() -> None:
         assert all(0 < s.share < 1 for s in later)
 
 
+@pytest.mark.parametrize("budget", ["quick", "standard"])
+def test_among_the_people_of_lfw_a_class_has_steps_enough_for_its_size_to_be_pressed(budget: Budget) -> None:
+    first = stages(budget, "patch", 1680)[0]
+    assert first.steps >= 25  # in 18 the average of the success hardly reached what is wanted
+
+
 def test_a_budget_without_a_kind_has_no_heats_for_it() -> None:
     assert stages("quick", EACH, 10) == ()
