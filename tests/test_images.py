@@ -102,6 +102,23 @@ def test_shares_that_sum_to_1_use_every_image() -> None:
     assert set.union(*(positions(p) for p in parts)) == positions(images)
 
 
+@pytest.mark.parametrize("each", [1, 2, 3, 7])
+def test_classes_of_few_images_are_in_every_part_by_its_share(each: int) -> None:
+    images = labelled([each] * 100)
+    for seed in range(5):
+        parts = split(images, (0.6, 0.16, 0.24), seed=seed)
+        for part, share in zip(parts, (0.6, 0.16, 0.24), strict=True):
+            assert abs(len(part) - 100 * each * share) <= 1
+            assert len(part.y.unique()) >= 100 * min(1, each * share) - 1
+
+
+@given(st.lists(st.integers(0, 14), min_size=1, max_size=8), st.integers(0, 5))
+def test_parts_that_begin_with_the_same_shares_begin_alike(counts: list[int], seed: int) -> None:
+    images = labelled([*counts, 20])
+    once, twice = (split(images, (0.6, *rest), seed=seed)[0] for rest in ((0.4,), (0.16, 0.24)))
+    assert positions(once) == positions(twice)  # so a scan searches on nothing that certifies a repair
+
+
 def test_the_same_seed_splits_alike_and_another_does_not() -> None:
     images = labelled([30, 30])
     a, b, c = (positions(split(images, (0.5,), seed=s)[0]) for s in (1, 1, 2))

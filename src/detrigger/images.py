@@ -13,6 +13,8 @@ from detrigger.errors import DataError
 
 LEAST = 5
 """Images of a class that are worth drawing: of fewer, hardly any can be held out."""
+FEW = 10
+"""With fewer images than this, rounding would keep a class out of the smaller parts of a split."""
 
 
 @dataclass(frozen=True)
@@ -67,16 +69,23 @@ class Images:
 def split(images: Images, shares: Sequence[float], *, seed: int) -> tuple[Images, ...]:
     """Disjoint parts, stratified by class: of every class each part gets its share, rounded.
 
-    `shares` are positive and sum to at most 1. The same seed gives the same parts.
+    Of classes with fewer images than `FEW` chance says whether a share is rounded up or down, in proportion,
+    so that all of these together are in every part by its share. `shares` are positive and sum to at most 1.
+    The same seed gives the same parts, and parts that begin with the same shares begin alike.
     Raises DataError if a part would be empty.
     """
     generator = torch.Generator().manual_seed(seed)
     bounds = torch.tensor([0.0, *shares]).cumsum(0)
     parts: list[list[Tensor]] = [[] for _ in shares]
-    for label in images.y.unique().tolist():
+    labels, counts = images.y.cpu().unique(return_counts=True)
+    few = labels[counts < FEW].tolist()
+    ranks = torch.randperm(len(few), generator=torch.Generator().manual_seed(seed)).tolist()
+    added = {label: (rank + 0.5) / len(few) for label, rank in zip(few, ranks, strict=True)}
+    for label in labels.tolist():
         here = (images.y.cpu() == label).nonzero()[:, 0]
         here = here[torch.randperm(len(here), generator=generator)]
-        cuts = (bounds * len(here)).round().long().tolist()
+        share = bounds * len(here)
+        cuts = ((share + added[label]).floor() if label in added else share.round()).long().tolist()
         for part, start, stop in zip(parts, cuts, cuts[1:], strict=False):
             part.append(here[start:stop])
     positions = [torch.cat(part) for part in parts]
