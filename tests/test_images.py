@@ -104,12 +104,19 @@ def test_shares_that_sum_to_1_use_every_image() -> None:
 
 @pytest.mark.parametrize("each", [1, 2, 3, 7])
 def test_classes_of_few_images_are_in_every_part_by_its_share(each: int) -> None:
-    images = labelled([each] * 100)
+    images = labelled([each] * 100 + [20])
     for seed in range(5):
         parts = split(images, (0.6, 0.16, 0.24), seed=seed)
         for part, share in zip(parts, (0.6, 0.16, 0.24), strict=True):
-            assert abs(len(part) - 100 * each * share) <= 1
-            assert len(part.y.unique()) >= 100 * min(1, each * share) - 1
+            small = part.y[part.y < 100]
+            assert abs(len(small) - 100 * each * share) <= 1
+            assert len(small.unique()) >= 100 * min(1, each * share) - 1
+
+
+def test_chance_does_not_decide_whether_images_are_too_few() -> None:
+    for seed in range(5):
+        with pytest.raises(DataError, match="18 images are too few for 3 disjoint parts"):
+            split(labelled([3] * 6), (0.6, 0.16, 0.24), seed=seed)
 
 
 @given(st.lists(st.integers(0, 14), min_size=1, max_size=8), st.integers(0, 5))

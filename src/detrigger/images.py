@@ -72,12 +72,13 @@ def split(images: Images, shares: Sequence[float], *, seed: int) -> tuple[Images
     Of classes with fewer images than `FEW` chance says whether a share is rounded up or down, in proportion,
     so that all of these together are in every part by its share. `shares` are positive and sum to at most 1.
     The same seed gives the same parts, and parts that begin with the same shares begin alike.
-    Raises DataError if a part would be empty.
+    Raises DataError if a part would be empty, whatever chance says.
     """
     generator = torch.Generator().manual_seed(seed)
     bounds = torch.tensor([0.0, *shares]).cumsum(0)
     parts: list[list[Tensor]] = [[] for _ in shares]
     labels, counts = images.y.cpu().unique(return_counts=True)
+    rounded = (bounds * counts[:, None]).round().diff(dim=1).sum(0)
     few = labels[counts < FEW].tolist()
     ranks = torch.randperm(len(few), generator=torch.Generator().manual_seed(seed)).tolist()
     added = {label: (rank + 0.5) / len(few) for label, rank in zip(few, ranks, strict=True)}
@@ -89,7 +90,7 @@ def split(images: Images, shares: Sequence[float], *, seed: int) -> tuple[Images
         for part, start, stop in zip(parts, cuts, cuts[1:], strict=False):
             part.append(here[start:stop])
     positions = [torch.cat(part) for part in parts]
-    if not all(len(p) for p in positions):
+    if not all(len(p) for p in positions) or not rounded.all():
         raise DataError(
             f"{len(images)} images are too few for {len(shares)} disjoint parts; give more images"
         )
