@@ -27,7 +27,7 @@ from detrigger.model import Classifier
 TRAIN = TrainConfig(epochs=8, batch=50, rate=0.02)
 PATCH = Patch(3, 3)
 TWO = (Aimed(3, PATCH), Aimed(5, Patch(3, 3, "upper left")))
-SAME = (Aimed(3, PATCH), Aimed(3, Patch(3, 3, "upper left")))
+SAME = (Aimed(3, PATCH), Aimed(3, Patch(3, 3, "upper right")))
 
 
 FIRES = {"target": 3, "patch": Patch(4, 4, pattern="noise"), "steps": 40, "samples": 32}

@@ -173,14 +173,13 @@ def test_only_what_has_no_card_of_the_same_recipe_is_made_again(
         assert asked == []
         bench_paper(plans, root, out, run=counted(asked))
     assert asked == ["bars_1_repairs"]  # with the scan that was kept
-    (out / "cards" / "bars_0_repairs.json").unlink()
+    card = out / "cards" / "bars_0_repairs.json"
+    with_loop = card.read_bytes()
+    card.unlink()
     without = dataclasses.replace(plans[0], loop=False)
     (shorter,) = bench_paper([without], root, out, run=map, seeds=1)
     assert shorter.pairs[0].studied and "auto" not in {o.method for o in shorter.pairs[0].studied.outcomes}
-    (out / "cards" / "bars_0_repairs.json").unlink()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("detrigger.clean.scan", looked)
-        bench_paper(plans, root, out, run=map)
+    card.write_bytes(with_loop)
     asked.clear()
     fewer = dataclasses.replace(plans[0], open=None)
     (one,) = bench_paper([fewer], root, out, run=counted(asked), seeds=1)

@@ -206,18 +206,17 @@ def test_the_worst_pattern_stays_in_its_ball_and_misleads_more_than_noise(radius
     assert missed(pattern) > missed(noise / noise.norm() * radius) + 0.05 * (radius - 1)
 
 
-def test_minimax_unlearning_makes_the_worst_pattern_harmless() -> None:
+def test_minimax_unlearning_halves_the_loss_under_the_worst_pattern() -> None:
     truth = learned()
-    config = IbauConfig(rounds=4, radius=5.0, learning_rate=0.002)
+    config = IbauConfig(radius=5.0, learning_rate=0.001)
     result = ibau(truth.model, truth.images, (), (), config, seed=0)
 
     def worst(model: Classifier) -> float:
         generator = torch.Generator().manual_seed(5)
         found = worst_pattern(model, model.net, truth.images, config, generator).detach()
-        given = model((truth.images.x + found).clamp(0, 1)).argmax(1)
-        return (given != truth.images.y).float().mean().item()
+        return cross_entropy(model((truth.images.x + found).clamp(0, 1)), truth.images.y).item()
 
-    assert worst(result.model) < worst(truth.model) - 0.1
+    assert worst(result.model) < worst(truth.model) / 2
     assert accuracy(result.model, truth.images) > 0.95
 
 

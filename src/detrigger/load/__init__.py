@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
+import torch
 from torch import nn
 
 from detrigger import huggingface, onnx
@@ -99,7 +100,8 @@ def deviation(model: Classifier, path: Path) -> float:
 
     On eight images, of which two are grey. Raises ModelError if the file cannot be read or does not fit.
     """
-    net = copy.deepcopy(model.net).cpu()
+    # as files hold weights: in another layout the same weights give logits rounded in another way
+    net = copy.deepcopy(model.net).cpu().to(memory_format=torch.contiguous_format)
     if model.origin.format == "onnx":
         again = _graph(path, None, model.image_shape).net
     elif model.origin.format in ("timm", "transformers"):
