@@ -61,7 +61,9 @@ def test_it_compares_the_found_trigger_with_the_planted_one(shown: tuple[str, Pa
 def test_it_repairs_the_model_and_proves_it_with_the_planted_trigger(shown: tuple[str, Path]) -> None:
     text, out = shown
     table = text.split("4. Repairs")[1]
-    assert all(re.search(rf"^{method} +(passed|refused) ", table, re.MULTILINE) for method in REPAIRS)
+    change = r" +[\d.]+ to [\d.]+"
+    row = rf" +(passed|refused) +\S+{change}{change} +(unchanged|[\d.]+ to [\d.]+)$"
+    assert all(re.search(f"^{method}{row}", table, re.MULTILINE) for method in REPAIRS)
     images = load_images(SHIPPED / "mnist.npz", limit_per_class=40)
     planted, _ = load_trigger(SHIPPED / "planted_trigger.safetensors")
     repaired = list(out.glob("*/repaired.safetensors"))

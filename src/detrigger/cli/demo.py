@@ -110,10 +110,10 @@ def _repairs(model: Classifier, images: Images, found: Scan, seed: int) -> dict[
 def _before_and_after(
     model: Classifier, cleanings: dict[str, Cleaning], images: Images, planted: Trigger, target: int
 ) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
     for column in ("Repair", "Guard", "Rescan"):
-        table.add_column(column)
-    for column in ("Accuracy", "Found trigger", "True trigger"):
+        table.add_column(column, no_wrap=True)
+    for column in ("Accuracy, %", "Found trigger, %", "True trigger, %"):
         table.add_column(column, justify="right")
     for method, cleaning in cleanings.items():
         for attempt in cleaning.attempts:
@@ -132,5 +132,4 @@ def _before_and_after(
 
 
 def _change(shares: Sequence[float]) -> str:
-    before, after = map(percent, shares)
-    return f"{before.removesuffix(' %')} to {after}"
+    return " to ".join(percent(share).removesuffix(" %") for share in shares)
