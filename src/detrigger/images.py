@@ -80,6 +80,7 @@ def split(images: Images, shares: Sequence[float], *, seed: int) -> tuple[Images
     labels, counts = images.y.cpu().unique(return_counts=True)
     rounded = (bounds * counts[:, None]).round().diff(dim=1).sum(0)
     few = labels[counts < FEW].tolist()
+    # drawn apart from `generator`: other classes are divided alike, whether or not there are small ones
     ranks = torch.randperm(len(few), generator=torch.Generator().manual_seed(seed)).tolist()
     added = {label: (rank + 0.5) / len(few) for label, rank in zip(few, ranks, strict=True)}
     for label in labels.tolist():
